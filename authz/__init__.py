@@ -1,0 +1,61 @@
+"""Policy-as-code authorization, quotas and budgets for LLM inference.
+
+The names below are the library. They are loaded when first used, so that `import authz` costs next to nothing and brings in
+neither gRPC nor OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from authz.authorizer import Authorizer, chat_request
+    from authz.errors import AuthzError, ConfigError, StoreUnavailable
+    from authz.model import Allow, Decision, DecisionRecord, Deny, Request, Usage
+    from authz.reasons import Reason
+    from authz.settings import Settings, read_settings
+
+__all__ = [
+    "Allow",
+    "Authorizer",
+    "AuthzError",
+    "ConfigError",
+    "Decision",
+    "DecisionRecord",
+    "Deny",
+    "Reason",
+    "Request",
+    "Settings",
+    "StoreUnavailable",
+    "Usage",
+    "chat_request",
+    "read_settings",
+]
+
+_HOME: Final = {
+    "Authorizer": "authorizer",
+    "chat_request": "authorizer",
+    "AuthzError": "errors",
+    "ConfigError": "errors",
+    "StoreUnavailable": "errors",
+    "Allow": "model",
+    "Decision": "model",
+    "DecisionRecord": "model",
+    "Deny": "model",
+    "Request": "model",
+    "Usage": "model",
+    "Reason": "reasons",
+    "Settings": "settings",
+    "read_settings": "settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module `authz` has no attribute `{name}`")
+    return getattr(import_module(f"authz.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,7 @@
+"""Schema, policies, directory, prices, quotas and tests as one: loaded, checked and put in force together."""
+
+from authz.bundle.bundle import Bundle, load_bundle
+from authz.bundle.cases import Case
+from authz.bundle.current import BundleSource
+
+__all__ = ["Bundle", "BundleSource", "Case", "load_bundle"]

@@ -1,0 +1,134 @@
+"""A bundle: schema, policies, directory, prices, quotas and tests, loaded and checked as one and named by its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from msgspec import Struct
+
+from authz.bundle import checks, files, world
+from authz.bundle.cases import Case, CaseFile
+from authz.bundle.files import Parts
+from authz.errors import ConfigError
+from authz.identity.directory import Directory, read_directory
+from authz.inference.pricebook import PriceBook, read_pricebook
+from authz.policy import (
+    CedarText,
+    Entity,
+    EntityError,
+    Link,
+    LinkError,
+    Policy,
+    PolicyEngine,
+    Schema,
+    SchemaMismatch,
+    read_policies,
+    read_schema,
+)
+from authz.quota.definitions import DefinitionError, Quota, QuotaFile, parse_quotas
+from authz.quota.path import QuotaIndex
+from authz.yamlfile import Source, parse_yaml
+
+
+class Bundle(Struct, frozen=True):
+    """Everything that decisions rest on. Never changes: a new one takes its place.
+
+    digest     `sha256:…` over the names and bytes of every file, tests included
+    time_zone  the organisation's: budgets, the usage report's days, hours in policies, last days of keys
+    """
+
+    digest: str
+    time_zone: ZoneInfo
+    directory: Directory
+    prices: PriceBook
+    quotas: QuotaIndex
+    policy: PolicyEngine
+    policies: tuple[Policy, ...]
+    cases: tuple[Case, ...]
+
+
+class LinksFile(Struct, frozen=True, forbid_unknown_fields=True):
+    links: tuple[Link, ...] = ()
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Reads, checks and cross-checks a folder. Raises `ConfigError` with file, line and caret; then there is no bundle."""
+    parts = files.read_parts(path)
+
+    # 1 the parts that stand for themselves
+    quota_source, quota_file, quotas = _quotas(parts)
+    zone = ZoneInfo(quota_file.time_zone)
+    directory = read_directory(_yaml(parts, files.DIRECTORY), zone)
+    prices = read_pricebook(_yaml(parts, files.MODELS))
+    schema = read_schema(CedarText(parts.shown(files.SCHEMA), parts.texts[files.SCHEMA]))
+
+    # 2 policies, validated against the schema
+    sources = [CedarText(parts.shown(name), parts.texts[name]) for name in parts.named("", ".cedar")]
+    links = _yaml(parts, files.LINKS) if files.LINKS in parts.texts else None
+    policies = _policies(sources, schema, links)
+
+    # 3 the directory and the prices as entities, validated too, and the engine over all of it
+    entities = list(world.entities(directory, prices))
+    engine = _engine(parts, policies, schema, entities, zone)
+
+    # 4 what one part says of another
+    names = checks.Names((entity.uid for entity in entities), directory, prices)
+    checks.check_policies(policies, {source.file: source for source in sources}, links, names)
+    checks.check_quotas(quota_source, quota_file, quotas, names)
+    cases = _cases(parts, policies, quotas, names)
+
+    return Bundle(
+        digest=parts.digest,
+        time_zone=zone,
+        directory=directory,
+        prices=prices,
+        quotas=QuotaIndex(quotas),
+        policy=engine,
+        policies=policies,
+        cases=cases,
+    )
+
+
+def _yaml(parts: Parts, name: str) -> Source:
+    return parse_yaml(parts.texts[name], parts.shown(name))
+
+
+def _quotas(parts: Parts) -> tuple[Source, QuotaFile, tuple[Quota, ...]]:
+    source = _yaml(parts, files.QUOTAS)
+    file = source.convert(QuotaFile)
+    try:
+        return source, file, parse_quotas(file)
+    except DefinitionError as error:
+        raise source.fail(error.path, str(error)) from None
+
+
+def _policies(sources: Sequence[CedarText], schema: Schema, links: Source | None) -> tuple[Policy, ...]:
+    linked = links.convert(LinksFile).links if links is not None else ()
+    try:
+        return read_policies(sources, schema, linked)
+    except LinkError as error:
+        assert links is not None  # INVARIANT: without the file there are no links to be wrong
+        raise links.fail(("links", error.index), str(error)) from None
+
+
+def _engine(
+    parts: Parts, policies: tuple[Policy, ...], schema: Schema, entities: Sequence[Entity], zone: ZoneInfo
+) -> PolicyEngine:
+    try:
+        return PolicyEngine(policies, schema, entities, zone)
+    except (EntityError, SchemaMismatch) as error:
+        raise ConfigError(parts.shown(files.SCHEMA), str(error)) from None
+
+
+def _cases(parts: Parts, policies: Sequence[Policy], quotas: Sequence[Quota], names: checks.Names) -> tuple[Case, ...]:
+    policy_ids = frozenset(policy.id for policy in policies)
+    quota_ids = frozenset(quota.id for quota in quotas)
+    found: list[Case] = []
+    for name in parts.named(f"{files.TESTS}/", ".yaml"):
+        source = _yaml(parts, name)
+        cases = source.convert(CaseFile).cases
+        checks.check_cases(source, cases, policy_ids, quota_ids, names)
+        found.extend(cases)
+    return tuple(found)

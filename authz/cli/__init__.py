@@ -1,0 +1,35 @@
+"""The command `authz`. Exit codes everywhere: 0 clean, 1 findings, 2 cannot run."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from authz.cli.envoy_config import envoy_config
+from authz.cli.health import health
+from authz.cli.keys import keys
+from authz.cli.serve import serve
+from authz.cli.usage import usage
+from authz.errors import AuthzError
+
+CANNOT_RUN = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="authz")
+def cli() -> None:
+    """Authorization, quotas and budgets for LLM inference behind Envoy."""
+
+
+for command in (serve, envoy_config, health, keys, usage):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The entry point: what authz raises on purpose is one line on standard error, everything else is a defect and shows."""
+    try:
+        cli()
+    except AuthzError as error:
+        click.echo(f"authz: {error}", err=True)
+        sys.exit(CANNOT_RUN)

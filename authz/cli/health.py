@@ -1,0 +1,34 @@
+"""`authz health`: what a container's health check runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from authz.cli import options
+
+_FINDINGS = 1
+
+
+@click.command()
+@options.config
+@click.option("--timeout-s", default=1.0, show_default=True, help="How long to wait for the answer.")
+def health(config: Path, timeout_s: float) -> None:
+    """Ask the sidecar on the settings' socket whether it is SERVING; exit 1 where it is not."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from authz.settings import read_settings
+
+    with grpc.insecure_channel(f"unix:{read_settings(config).listen.socket}") as channel:
+        try:
+            ask = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # made at run time, not in the stubs
+            answer = ask(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            click.echo(f"no answer: {error.code().name}", err=True)
+            sys.exit(_FINDINGS)
+    click.echo(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        sys.exit(_FINDINGS)

@@ -1,0 +1,18 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+config = click.option(
+    "--config",
+    "-c",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("authz.yaml"),
+    show_default=True,
+    help="The settings file.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")

@@ -1,0 +1,31 @@
+"""`authz serve`: the sidecar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from authz.cli import options
+
+
+@click.command()
+@options.config
+@click.option("--socket", help="The Unix socket to serve on, in place of the one in the settings.")
+@click.option("--log-level", default="INFO", show_default=True, help="DEBUG, INFO, WARNING or ERROR.")
+def serve(config: Path, socket: str | None, log_level: str) -> None:
+    """Serve Check and the access log to Envoy on a Unix socket until SIGTERM, then drain."""
+    import asyncio
+
+    from msgspec.structs import replace
+
+    from authz.compose import open_engine
+    from authz.server import run
+    from authz.settings import read_settings
+    from authz.telemetry import logs
+
+    logs.configure(log_level.upper())
+    settings = read_settings(config)
+    listen = replace(settings.listen, socket=str(Path(socket).resolve())) if socket else settings.listen
+    with open_engine(settings).start() as engine:
+        asyncio.run(run(engine, listen))

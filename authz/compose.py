@@ -1,0 +1,149 @@
+"""The composition root: the one place where objects are built from settings, and where a clock and random ids come from."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from authz.bundle import Bundle, load_bundle
+from authz.clock import Clock, system_clock
+from authz.errors import ConfigError, StoreUnavailable
+from authz.identity.credentials import KeyRing
+from authz.model import DecisionRecord, Receipt, Secret
+from authz.pdp import Pdp
+from authz.quota.ledger import Change
+from authz.settings import Settings, Upstream
+from authz.store import SqliteStore, open_store
+from authz.telemetry.records import RecordWriter
+
+TICK_S: Final = 0.5
+"""How often issued keys are read again and the sweeper runs: half of the second within which a revocation is promised."""
+
+_SWEEP: Final = 500
+_LATE: Final = 100_000
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Everything one process needs to decide and settle, opened from settings; close it, or use it in a `with`.
+
+    Raises `ConfigError` or `StoreUnavailable` on opening: a process starts only on a good bundle and a store that answers.
+    """
+
+    def __init__(self, settings: Settings, *, environ: Mapping[str, str], clock: Clock | None = None) -> None:
+        clock = clock or system_clock()
+        self._clock = clock
+        self._late: deque[Receipt] = deque(maxlen=_LATE)
+        self._closing = threading.Event()
+        self.bundle: Bundle = load_bundle(Path(settings.bundle))
+        self.upstream_key: Secret | None = _upstream_key(settings.upstream, environ)
+        with ExitStack() as stack:
+            self.store: SqliteStore = open_store(settings.store)
+            stack.callback(self.store.close)
+            self._ring = KeyRing(self.store)
+            self._ring.refresh()
+            self.pdp = Pdp(
+                self,
+                self._ring,
+                self.store,
+                clock=clock,
+                new_id=lambda: secrets.token_hex(16),
+                record=_record_sink(settings.records.file, stack),
+                ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
+            )
+            self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
+            self._resources = stack.pop_all()
+
+    def start(self) -> Self:
+        """Begins the background work: keys are read again, late receipts and overdue reservations are settled."""
+        self._ticker.start()
+        return self
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def settle(self, receipt: Receipt) -> Change | None:
+        """Settles now, or once the store answers again (None). A receipt that is lost all the same ends as the estimate."""
+        try:
+            return self.pdp.settle(receipt)
+        except StoreUnavailable as error:
+            _log.error("a settlement waits for the store", extra={"error": str(error)})
+            self._late.append(receipt)
+            return None
+
+    def tick(self) -> None:
+        """One round of the background work. Raises `StoreUnavailable`; the next round goes on where this one stopped."""
+        self._ring.refresh()
+        while self._late:
+            self.pdp.settle(self._late[0])
+            self._late.popleft()
+        while len(self.store.expire(self._clock(), _SWEEP)) == _SWEEP:
+            pass
+
+    def _run(self) -> None:
+        while not self._closing.wait(TICK_S):
+            try:
+                self.tick()
+            except StoreUnavailable as error:
+                _log.error("the store does not answer", extra={"error": str(error)})
+
+
+def _record_sink(file: str, stack: ExitStack) -> Callable[[DecisionRecord], None]:
+    """Where decision records go: a file, standard output, or nowhere."""
+    if not file:
+        return _nowhere
+    stream: BinaryIO = sys.stdout.buffer if file == "-" else stack.enter_context(_append(Path(file)))
+    return stack.enter_context(RecordWriter(stream)).write
+
+
+def _append(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise ConfigError(str(path), f"decision records cannot be written: {(error.strerror or '').lower()}") from None
+
+
+def _nowhere(record: DecisionRecord) -> None:
+    """For those who want no records."""
+
+
+def _upstream_key(upstream: Upstream, environ: Mapping[str, str]) -> Secret | None:
+    """Groq's key from the environment or a file. None is no error: every request is then denied and says so."""
+    if upstream.key_env:
+        value = environ.get(upstream.key_env, "")
+    else:
+        try:
+            value = Path(upstream.key_file).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(upstream.key_file, f"the upstream key cannot be read: {(error.strerror or '').lower()}") from None
+    value = value.strip()
+    if not value:
+        _log.error("there is no upstream key: every request is denied", extra={"key_env": upstream.key_env})
+        return None
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ConfigError(upstream.key_file or upstream.key_env, "the upstream key is not one printable ASCII word")
+    return Secret(value)
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine of this process, with its environment."""
+    return Engine(settings, environ=os.environ)

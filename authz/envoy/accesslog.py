@@ -1,0 +1,185 @@
+"""Envoy's access log, as receipts: how each request ended and what the upstream says it used.
+
+An outcome rests on what Envoy itself saw (bytes sent and received, flags, details), never on text of the upstream's. Usage is
+taken from one source only, the first of those below that can be believed, so what a stream says twice counts once:
+
+    groq.usage x_groq      the last chunk of Groq's streams
+    groq.usage usage       a stream with `stream_options.include_usage`
+    groq.usage response    a stream of the Responses API
+    envoy.ai.token_usage   a plain answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+from google.protobuf.message import DecodeError
+from msgspec import Struct
+
+from authz.envoy.answer import RESERVATION
+from authz.envoy.wire import accesslog_pb2
+from authz.errors import Refused
+from authz.model import Outcome, Receipt, Usage
+from authz.reasons import Reason
+
+AUTHZ_NAMESPACE: Final = "envoy.filters.http.ext_authz"
+STREAM_NAMESPACE: Final = "groq.usage"
+STREAM_KEYS: Final = ("x_groq", "usage", "response")
+PLAIN_NAMESPACE: Final = "envoy.ai.token_usage"
+PLAIN_TYPE: Final = "type.googleapis.com/envoy.data.ai.v3.TokenUsage"
+
+MAX_TOKENS: Final = 2**31
+"""A count above this is no count."""
+
+VIA_UPSTREAM: Final = b"via_upstream"
+DOWNSTREAM_LEFT: Final = b"downstream_"
+"""Details of an answer that ran its course, and the beginning of those where it is the client that went."""
+
+Entry = accesslog_pb2.HTTPAccessLogEntry
+
+
+def read_stream_message(raw: bytes) -> list[Receipt]:
+    """The receipts of one serialized StreamAccessLogsMessage. Raises Refused(INVALID_REQUEST) when it cannot be read."""
+    message = accesslog_pb2.StreamAccessLogsMessage()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError:
+        raise Refused(Reason.INVALID_REQUEST, "the access log message cannot be read") from None
+    return decode_entries(message)
+
+
+def decode_entries(message: accesslog_pb2.StreamAccessLogsMessage) -> list[Receipt]:
+    """A receipt for each entry of a request that has ended and may have a reservation, in order."""
+    return [_receipt(entry) for entry in message.http_logs.log_entry if _concerns_us(entry.common_properties)]
+
+
+def stream_response() -> bytes:
+    """The answer that ends an access log stream."""
+    return accesslog_pb2.StreamAccessLogsResponse().SerializeToString()
+
+
+def _concerns_us(common: accesslog_pb2.AccessLogCommon) -> bool:
+    # INVARIANT: a request id is Envoy's own only once there is a route. Before that it is what the client sent, who could
+    # name another request with it and have that one's reservation given back.
+    return bool(common.route_name) and not common.intermediate_log_entry
+
+
+def _receipt(entry: Entry) -> Receipt:
+    outcome = _outcome(entry)
+    return Receipt(
+        reservation_id=_reservation_id(entry),
+        request_id=entry.request.request_id.decode("ascii", "replace"),
+        outcome=outcome,
+        status=entry.response.response_code.value,
+        usage=_usage(entry) if outcome in (Outcome.ANSWERED, Outcome.ABANDONED) else None,
+    )
+
+
+def _reservation_id(entry: Entry) -> str:
+    metadata = entry.common_properties.metadata.filter_metadata
+    if AUTHZ_NAMESPACE not in metadata:  # reading a missing key of a protobuf map would add it
+        return ""
+    fields = metadata[AUTHZ_NAMESPACE].fields
+    return fields[RESERVATION].string_value if RESERVATION in fields else ""
+
+
+def _outcome(entry: Entry) -> Outcome:
+    """How it ended. Where that is in doubt the estimate stands, unless surely nothing was sent or the upstream refused."""
+    common, response = entry.common_properties, entry.response
+    details, flags = response.response_code_details, common.response_flags
+    if not common.HasField("time_to_first_upstream_tx_byte"):
+        return Outcome.NOT_SENT
+    ran_its_course = details == VIA_UPSTREAM
+    # Once the upstream has answered, a client that leaves changes the details and not the status.
+    upstream_status = ran_its_course or (
+        details.startswith(DOWNSTREAM_LEFT) and common.HasField("time_to_first_upstream_rx_byte")
+    )
+    if upstream_status and response.response_code.value >= 300:
+        return Outcome.UPSTREAM_ERROR
+    broken = (
+        flags.downstream_connection_termination
+        or flags.downstream_remote_reset
+        or flags.upstream_connection_termination
+        or flags.upstream_remote_reset
+        or flags.upstream_protocol_error
+        or flags.upstream_max_stream_duration_reached
+        or flags.stream_idle_timeout
+        or flags.duration_timeout
+        or flags.local_reset
+    )
+    return Outcome.ANSWERED if ran_its_course and not broken else Outcome.ABANDONED
+
+
+def _usage(entry: Entry) -> Usage | None:
+    return next(_usages(entry), None)
+
+
+def _usages(entry: Entry) -> Iterator[Usage]:
+    """Every believable count in the entry, best source first."""
+    metadata = entry.common_properties.metadata
+    if STREAM_NAMESPACE in metadata.filter_metadata:
+        said = metadata.filter_metadata[STREAM_NAMESPACE].fields
+        for key in STREAM_KEYS:
+            if key in said and (usage := _from_json(said[key].string_value)) is not None:
+                yield usage
+    if PLAIN_NAMESPACE in metadata.typed_filter_metadata:
+        packed = metadata.typed_filter_metadata[PLAIN_NAMESPACE]
+        if packed.type_url == PLAIN_TYPE and (usage := _from_typed(packed.value)) is not None:
+            yield usage
+
+
+class _Details(Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
+class _Tokens(Struct, frozen=True):
+    """Groq's usage object: the first two and their details from chat completions, the others from the Responses API."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+
+
+_TOKENS: Final = msgspec.json.Decoder(_Tokens)
+
+
+def _from_json(said: str) -> Usage | None:
+    """An object in the stream, which Envoy passes on as JSON text."""
+    try:
+        tokens = _TOKENS.decode(said)
+    except msgspec.DecodeError:
+        return None
+    details = tokens.prompt_tokens_details or tokens.input_tokens_details or _Details()
+    if tokens.prompt_tokens is not None or tokens.completion_tokens is not None:
+        return _plausible(tokens.prompt_tokens, tokens.completion_tokens, details.cached_tokens)
+    return _plausible(tokens.input_tokens, tokens.output_tokens, details.cached_tokens)
+
+
+def _from_typed(raw: bytes) -> Usage | None:
+    said = accesslog_pb2.TokenUsage()
+    try:
+        said.ParseFromString(raw)
+    except DecodeError:
+        return None
+    if said.extraction_status != accesslog_pb2.TokenUsage.COMPLETE:
+        return None
+    input_tokens = said.input_tokens.value if said.HasField("input_tokens") else None
+    output_tokens = said.output_tokens.value if said.HasField("output_tokens") else None
+    if output_tokens is None and said.provider_total_tokens.value == input_tokens:
+        output_tokens = 0  # embeddings: the input is all there is, and the total says so
+    return _plausible(input_tokens, output_tokens, said.input_token_details.cached_tokens.value)
+
+
+def _plausible(input_tokens: int | None, output_tokens: int | None, cached_tokens: int | None) -> Usage | None:
+    """None unless both counts are there, within bounds and not both zero. Cached tokens are part of the input, else none."""
+    if input_tokens is None or output_tokens is None:
+        return None
+    if not (0 <= input_tokens <= MAX_TOKENS and 0 <= output_tokens <= MAX_TOKENS) or input_tokens + output_tokens == 0:
+        return None
+    cached = cached_tokens or 0
+    return Usage(input_tokens, output_tokens, cached if 0 <= cached <= input_tokens else 0)

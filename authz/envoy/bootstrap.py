@@ -1,0 +1,159 @@
+"""The Envoy configuration that authz writes: `bootstrap.yaml` beside this file, filled in from options."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from string import Template
+from typing import Any, Final
+
+from msgspec import Struct
+
+from authz.envoy.answer import CLIENT_CREDENTIALS, UPSTREAM_CREDENTIAL
+from authz.errors import ConfigError
+
+SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
+MAX_SOCKET_PATH_BYTES: Final = 107
+MAX_BODY_BYTES: Final = 3 * 1024 * 1024
+"""A Check has to fit into the 4 MiB that gRPC takes by default, with its headers."""
+
+
+class Upstream(Struct, frozen=True):
+    """Where requests go.
+
+    host, port  a name or an address
+    tls         False only for a stand-in on this machine: the upstream key would travel in the clear
+    sni         the name that the certificate has to carry and the Host header says; empty: `host`
+    ca_file     the authorities that may have signed it, PEM
+    """
+
+    host: str = "api.groq.com"
+    port: int = 443
+    tls: bool = True
+    sni: str = ""
+    ca_file: str = SYSTEM_CA_FILE
+
+    @property
+    def name(self) -> str:
+        return self.sni or self.host
+
+
+class EnvoyOptions(Struct, frozen=True, kw_only=True):
+    """What differs between two Envoys. Raises ConfigError for a value that Envoy would refuse or that would weaken it.
+
+    listen                "host:port"; port 0 takes a free one
+    admin_socket          path of the admin interface's Unix socket
+    sidecar_sockets       one path for each authz process
+    max_body_bytes        a larger body is a 413
+    xff_trusted_hops      load balancers of ours before this Envoy
+    access_log            path; /dev/stdout is one
+    max_connections       from clients; the same bound holds towards the upstream
+    check_timeout_ms      for a decision with its retries, below a second
+    check_try_timeout_ms  for one try of it
+    upload_timeout_s      for a whole request to arrive
+    idle_timeout_s        without a byte in either direction
+    max_stream_s          for a whole exchange: a reservation has to live longer
+    """
+
+    listen: str
+    admin_socket: str
+    sidecar_sockets: tuple[str, ...]
+    upstream: Upstream = Upstream()
+    max_body_bytes: int = 1024 * 1024
+    xff_trusted_hops: int = 0
+    access_log: str = "/dev/stdout"
+    max_connections: int = 20_000
+    check_timeout_ms: int = 600
+    check_try_timeout_ms: int = 250
+    upload_timeout_s: int = 60
+    idle_timeout_s: int = 300
+    max_stream_s: int = 600
+
+    def __post_init__(self) -> None:
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise _wrong("listen", "`host:port`", self.listen)
+        if not self.sidecar_sockets:
+            raise _wrong("sidecar_sockets", "at least one path", self.sidecar_sockets)
+        for path in (self.admin_socket, *self.sidecar_sockets):
+            if not 0 < len(path.encode()) <= MAX_SOCKET_PATH_BYTES:
+                raise _wrong("a socket's path", f"1 to {MAX_SOCKET_PATH_BYTES} bytes", path)
+        bounds = {
+            "upstream.port": (self.upstream.port, 1, 65535),
+            "max_body_bytes": (self.max_body_bytes, 1, MAX_BODY_BYTES),
+            "xff_trusted_hops": (self.xff_trusted_hops, 0, 10),
+            "max_connections": (self.max_connections, 1, 1_000_000),
+            "check_timeout_ms": (self.check_timeout_ms, 1, 1000),
+            "check_try_timeout_ms": (self.check_try_timeout_ms, 10, self.check_timeout_ms),
+            "upload_timeout_s": (self.upload_timeout_s, 1, 3600),
+            "idle_timeout_s": (self.idle_timeout_s, 1, 3600),
+            "max_stream_s": (self.max_stream_s, 1, 86_400),
+        }
+        for name, (value, low, high) in bounds.items():
+            if not low <= value <= high:
+                raise _wrong(name, f"{low} to {high}", value)
+
+
+def render(options: EnvoyOptions) -> str:
+    """A complete bootstrap, as YAML."""
+    host, _, port = options.listen.rpartition(":")
+    upstream = options.upstream
+    mutable = "|".join([UPSTREAM_CREDENTIAL, *CLIENT_CREDENTIALS])
+    values: dict[str, Any] = {
+        "admin_socket": options.admin_socket,
+        "max_connections": options.max_connections,
+        "listen_host": host.strip("[]"),  # an IPv6 address wears brackets only beside a port
+        "listen_port": int(port),
+        "xff_trusted_hops": options.xff_trusted_hops,
+        "upload_timeout": f"{options.upload_timeout_s}s",
+        "idle_timeout": f"{options.idle_timeout_s}s",
+        "max_stream": f"{options.max_stream_s}s",
+        "access_log": options.access_log,
+        "mutable_headers": f"^({mutable})$",
+        "max_body_bytes": options.max_body_bytes,
+        "check_timeout": f"{options.check_timeout_ms / 1000:.3f}s",
+        "check_try_timeout": f"{options.check_try_timeout_ms / 1000:.3f}s",
+        "sidecars": [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in options.sidecar_sockets],
+        "upstream_authority": upstream.name,
+        "upstream_host": upstream.host,
+        "upstream_port": upstream.port,
+        "upstream_transport": _transport(upstream),
+        **MESSAGES,
+    }
+    template = Template(files("authz.envoy").joinpath("bootstrap.yaml").read_text(encoding="utf-8"))
+    # JSON is YAML, and a string in it cannot end early: an option's value stays a value.
+    return template.substitute({name: json.dumps(value) for name, value in values.items()})
+
+
+MESSAGES: Final[dict[str, str]] = {
+    "authz_unavailable": "The authorization service is unavailable. Please try again in 1s.",
+    "body_too_large": "The request body is larger than this gateway accepts.",
+    "unknown_url": "Unknown request URL. Please check the URL for typos.",
+    "upstream_unavailable": "The upstream did not answer, or not in time. Please try again.",
+    "bad_request": "The request could not be read.",
+}
+"""What Envoy's own errors say."""
+
+
+def _transport(upstream: Upstream) -> dict[str, Any]:
+    package = "type.googleapis.com/envoy.extensions.transport_sockets"
+    if not upstream.tls:
+        return {"name": "envoy.transport_sockets.raw_buffer", "typed_config": {"@type": f"{package}.raw_buffer.v3.RawBuffer"}}
+    # Without the name any certificate of any authority in the file would do: the key would go to whoever answers.
+    validation = {
+        "trusted_ca": {"filename": upstream.ca_file},
+        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": upstream.name}}],
+    }
+    tls = {
+        "@type": f"{package}.tls.v3.UpstreamTlsContext",
+        "sni": upstream.name,
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "validation_context": validation,
+        },
+    }
+    return {"name": "envoy.transport_sockets.tls", "typed_config": tls}
+
+
+def _wrong(name: str, expected: str, found: object) -> ConfigError:
+    return ConfigError("envoy options", f"{name}: expected {expected}, found `{found}`")

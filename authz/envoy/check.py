@@ -1,0 +1,72 @@
+"""Envoy's Check, as the request that it asks about.
+
+Nothing of it is believed here, and nothing is repaired: what cannot be read is refused, and a body that may not be whole is
+None, so that no later reader can take a prefix for the request.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from authz.envoy.wire import check_pb2
+from authz.errors import Refused
+from authz.model import Request
+from authz.reasons import Reason
+
+PARTIAL_BODY: Final = "x-envoy-auth-partial-body"
+"""Envoy's mark on a Check for which it has buffered a body; a client's own is stripped before."""
+
+REQUEST_ID: Final = "x-request-id"
+
+Headers = tuple[tuple[str, str], ...]
+
+
+def decode_check(raw: bytes) -> Request:
+    """A serialized CheckRequest. Raises Refused(INVALID_REQUEST) for one that cannot be read or is not UTF-8 throughout."""
+    check = check_pb2.CheckRequest()
+    try:
+        check.ParseFromString(raw)
+    except DecodeError:
+        raise Refused(Reason.INVALID_REQUEST, "the request cannot be read as UTF-8 text") from None
+    http = check.attributes.request.http
+    headers = _headers(http)
+    request_ids = [value for name, value in headers if name == REQUEST_ID]
+    return Request(
+        method=http.method,
+        path=http.path,
+        headers=headers,
+        body=http.raw_body if _is_whole(http, headers) else None,
+        request_id=request_ids[0] if len(request_ids) == 1 else "",
+        source_ip=check.attributes.source.address.socket_address.address,
+    )
+
+
+def _headers(http: check_pb2.AttributeContext.HttpRequest) -> Headers:
+    """The client's headers. HTTP/2's pseudo-headers are left out: they are the method and the path over again."""
+    if http.headers and http.header_map.headers:
+        raise Refused(Reason.INVALID_REQUEST, "the headers came twice")
+    try:
+        pairs = [(name, value) for name, value in http.headers.items()]
+        pairs += [(header.key, header.raw_value.decode() or header.value) for header in http.header_map.headers]
+    except UnicodeDecodeError:
+        raise Refused(Reason.INVALID_REQUEST, "a header is not UTF-8 text") from None
+    return tuple((name.lower(), value) for name, value in pairs if not name.startswith(":"))
+
+
+def _is_whole(http: check_pb2.AttributeContext.HttpRequest, headers: Headers) -> bool:
+    """Whether `raw_body` is surely all of the body, byte for byte.
+
+    Four witnesses, and each can veto: `body` is only set where Envoy was told to pass text, which it mends where it is not
+    UTF-8; the mark; the bytes that Envoy counted; and the length that the client announced.
+    """
+    received = len(http.raw_body)
+    marks = [value for name, value in headers if name == PARTIAL_BODY]
+    lengths = [value for name, value in headers if name == "content-length"]
+    return (
+        not http.body
+        and all(mark == "false" for mark in marks)
+        and http.size <= received
+        and (not lengths or lengths == [str(received)])
+    )

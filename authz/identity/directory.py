@@ -1,0 +1,228 @@
+"""Who there is: `directory.yaml`, read, cross-checked and resolved once, so that a decision only looks a principal up.
+
+    organisation: {id: acme, name: Acme}
+    roles:        {developer: {note: …}}
+    teams:        {chatbot: {note: …}}
+    users:        {ada: {teams: [chatbot], roles: [developer]}}
+    keys:         {chatbot-prod: {team: chatbot, user: ada, roles: […], expires: 2027-03-31, digests: ["sha256:…"]}}
+
+The hierarchy has four levels by its types (key, user, team, organisation) and cannot grow deeper. A key acts in exactly one
+team. A key of a user acts for the user *in that team*: it has the user's roles, or those of them that it lists, and never the
+user's other teams.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time, timedelta
+from typing import Annotated, Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+from msgspec import Meta, Struct
+
+from authz.model import Principal, Uid
+from authz.yamlfile import Source
+
+Text = Annotated[str, Meta(max_length=500)]
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+
+_PUNCTUATION: Final = frozenset("._@+-")
+_DIGEST_PREFIX: Final = "sha256:"
+_DIGEST_CHARS: Final = 64
+_HEX: Final = frozenset("0123456789abcdef")
+
+
+class OrganisationRow(Struct, frozen=True, forbid_unknown_fields=True):
+    id: Name
+    name: Text = ""
+
+
+class NotedRow(Struct, frozen=True, forbid_unknown_fields=True):
+    """A team or a role: nothing but its name and what people say of it."""
+
+    note: Text = ""
+
+
+class UserRow(Struct, frozen=True, forbid_unknown_fields=True):
+    teams: tuple[Name, ...]
+    roles: tuple[Name, ...] = ()
+    disabled: bool = False
+    note: Text = ""
+
+
+class KeyRow(Struct, frozen=True, forbid_unknown_fields=True):
+    """expires  the last day on which the key works, in the organisation's time zone
+    digests  SHA-256 of secrets that are declared by pull request, not issued by the command line
+    """
+
+    team: Name
+    user: Name | None = None
+    roles: tuple[Name, ...] | None = None
+    expires: date | None = None
+    disabled: bool = False
+    digests: tuple[str, ...] = ()
+    note: Text = ""
+
+
+class DirectoryFile(Struct, frozen=True, forbid_unknown_fields=True):
+    organisation: OrganisationRow
+    roles: dict[Name, NotedRow] = {}
+    teams: dict[Name, NotedRow] = {}
+    users: dict[Name, UserRow] = {}
+    keys: dict[Name, KeyRow] = {}
+
+
+class Member(NamedTuple):
+    """A principal and for how long it may act: `expires_ns` is the first instant at which it may not, 0 for never."""
+
+    principal: Principal
+    disabled: bool
+    expires_ns: int
+
+
+class Directory(Struct, frozen=True):
+    """The resolved directory. Look-ups are by exact text.
+
+    keys     by id of the Key entity
+    users    by id of the User entity, then by the team in which the user acts
+    digests  lower-case hex SHA-256 of a declared secret → id of its key
+    """
+
+    organisation: Uid
+    name: str
+    teams: tuple[Uid, ...]
+    roles: tuple[Uid, ...]
+    keys: dict[str, Member]
+    users: dict[str, dict[str, Member]]
+    digests: dict[str, str]
+
+    def principal(self, key_id: str, now_ns: int) -> Principal | None:
+        """Who a key stands for; None where it is unknown, disabled or expired, which a caller cannot tell apart."""
+        return _active(self.keys.get(key_id), now_ns)
+
+    def key_of_digest(self, digest: str) -> str | None:
+        """The key that a declared secret stands for, by the lower-case hex SHA-256 of the secret."""
+        return self.digests.get(digest)
+
+    def user(self, user_id: str, team_id: str, now_ns: int) -> Principal | None:
+        """A user acting in one of their teams; None where there is no such user, not in that team, or disabled."""
+        return _active(self.users.get(user_id, {}).get(team_id), now_ns)
+
+
+def read_directory(source: Source, zone: ZoneInfo) -> Directory:
+    """`zone` is the organisation's. Raises `ConfigError` at the first name, reference or digest that is not right."""
+    rows = source.convert(DirectoryFile)
+    _check_names(source, rows)
+    organisation = Uid("Org", rows.organisation.id)
+    users = {user: _user(source, rows, organisation, user) for user in rows.users}
+    keys = {key: _key(source, rows, organisation, zone, key) for key in rows.keys}
+    return Directory(
+        organisation=organisation,
+        name=rows.organisation.name or rows.organisation.id,
+        teams=tuple(Uid("Team", team) for team in rows.teams),
+        roles=tuple(Uid("Role", role) for role in rows.roles),
+        keys=keys,
+        users=users,
+        digests=_digests(source, rows),
+    )
+
+
+def _active(member: Member | None, now_ns: int) -> Principal | None:
+    if member is None or member.disabled or (member.expires_ns and now_ns >= member.expires_ns):
+        return None
+    return member.principal
+
+
+def _user(source: Source, rows: DirectoryFile, organisation: Uid, user: str) -> dict[str, Member]:
+    row = rows.users[user]
+    roles = _known_roles(source, rows, row.roles, ("users", user, "roles"))
+    for index, team in enumerate(row.teams):
+        if team not in rows.teams:
+            raise source.fail(("users", user, "teams", index), f"unknown team `{team}`, expected one of `teams`")
+    uid = Uid("User", user)
+    return {
+        team: Member(
+            Principal(uid=uid, organisation=organisation, team=Uid("Team", team), user=uid, roles=roles), row.disabled, 0
+        )
+        for team in row.teams
+    }
+
+
+def _key(source: Source, rows: DirectoryFile, organisation: Uid, zone: ZoneInfo, key: str) -> Member:
+    row, at = rows.keys[key], ("keys", key)
+    if row.team not in rows.teams:
+        raise source.fail((*at, "team"), f"unknown team `{row.team}`, expected one of `teams`")
+    roles = _known_roles(source, rows, row.roles or (), (*at, "roles"))
+    disabled, user = row.disabled, None
+    if row.user is not None:
+        owner = rows.users.get(row.user)
+        if owner is None:
+            raise source.fail((*at, "user"), f"unknown user `{row.user}`, expected one of `users`")
+        if row.team not in owner.teams:
+            raise source.fail((*at, "team"), f"user `{row.user}` is not in team `{row.team}`")
+        for index, role in enumerate(row.roles or ()):
+            if role not in owner.roles:  # a key never has more than whom it acts for
+                raise source.fail((*at, "roles", index), f"user `{row.user}` does not have role `{role}`")
+        if row.roles is None:
+            roles = tuple(Uid("Role", role) for role in owner.roles)
+        disabled, user = disabled or owner.disabled, Uid("User", row.user)
+    principal = Principal(uid=Uid("Key", key), organisation=organisation, team=Uid("Team", row.team), user=user, roles=roles)
+    return Member(principal, disabled, _end_of(row.expires, zone) if row.expires else 0)
+
+
+def _known_roles(source: Source, rows: DirectoryFile, roles: tuple[str, ...], at: tuple[str | int, ...]) -> tuple[Uid, ...]:
+    for index, role in enumerate(roles):
+        if role not in rows.roles:
+            raise source.fail((*at, index), f"unknown role `{role}`, expected one of `roles`")
+        if role in roles[:index]:
+            raise source.fail((*at, index), f"role `{role}` stands twice")
+    return tuple(Uid("Role", role) for role in roles)
+
+
+def _digests(source: Source, rows: DirectoryFile) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, row in rows.keys.items():
+        for index, text in enumerate(row.digests):
+            at = ("keys", key, "digests", index)
+            hexes = text.removeprefix(_DIGEST_PREFIX)
+            if not text.startswith(_DIGEST_PREFIX) or len(hexes) != _DIGEST_CHARS or not _HEX.issuperset(hexes):
+                raise source.fail(at, "expected `sha256:` and 64 lower-case hexadecimal digits, not the secret itself")
+            if hexes in found:
+                raise source.fail(at, f"this digest stands for key `{found[hexes]}` already")
+            found[hexes] = key
+    return found
+
+
+def _check_names(source: Source, rows: DirectoryFile) -> None:
+    problem = bad_name(rows.organisation.id)
+    if problem:
+        raise source.fail(("organisation", "id"), problem)
+    sections: tuple[tuple[str, dict[str, NotedRow] | dict[str, UserRow] | dict[str, KeyRow]], ...] = (
+        ("roles", rows.roles),
+        ("teams", rows.teams),
+        ("users", rows.users),
+        ("keys", rows.keys),
+    )
+    for section, entries in sections:
+        for name in entries:
+            problem = bad_name(name)
+            if problem:
+                raise source.fail((section, name), problem)
+
+
+def bad_name(name: str) -> str | None:
+    """What is wrong with an identifier, or None.
+
+    Names end up in headers, file names, metrics and terminals. Everything treats them as data all the same; this only keeps
+    them readable: ASCII letters, digits and `._@+-`, beginning with a letter or a digit.
+    """
+    if name.isascii() and name[:1].isalnum() and all(char.isalnum() or char in _PUNCTUATION for char in name):
+        return None
+    return f"name {name!r}: expected letters, digits and `._@+-`, beginning with a letter or a digit"
+
+
+def _end_of(day: date, zone: ZoneInfo) -> int:
+    try:
+        after = datetime.combine(day + timedelta(days=1), time(), zone)
+    except OverflowError:
+        return 0  # 9999-12-31 has no day after it: the usual way to write "never"
+    return int(after.timestamp()) * 1_000_000_000

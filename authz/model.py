@@ -1,0 +1,249 @@
+"""The vocabulary of a decision: what is asked, who asks, what it costs at most, and what was answered.
+
+Everything here is a frozen value, made once at the edge and only read afterwards. Amounts are integers in the unit that the
+meter names; money is nano-dollars (1 USD = 1_000_000_000).
+"""
+
+from __future__ import annotations
+
+import hmac
+from enum import StrEnum
+from typing import Final
+
+from msgspec import UNSET, Struct, UnsetType
+
+from authz.reasons import Reason
+
+NANOS_PER_USD: Final = 1_000_000_000
+MAX_AMOUNT: Final = 2**53 - 1
+"""The largest amount that any part takes: exact in every JSON reader, in Lua and in SQLite; no sum of ours overflows i64."""
+
+
+class Meter(StrEnum):
+    """What a quota counts; the unit is in the comment."""
+
+    REQUESTS = "requests"  # requests
+    TOKENS = "tokens"  # input (without cached) + output tokens
+    INPUT_TOKENS = "input_tokens"  # tokens, without cached ones
+    OUTPUT_TOKENS = "output_tokens"  # tokens
+    AUDIO_SECONDS = "audio_seconds"  # seconds, rounded up
+    SPEND = "spend"  # nano-dollars
+    IN_FLIGHT = "in_flight"  # requests under way
+
+
+class Uid(Struct, frozen=True, order=True):
+    """A Cedar entity's name. Client text only ever becomes `id`; `type` is one of ours."""
+
+    type: str
+    id: str
+
+    def __str__(self) -> str:
+        escaped = self.id.replace("\\", "\\\\").replace('"', '\\"')
+        return f'{self.type}::"{escaped}"'
+
+
+class Secret:
+    """A value that must reach one place only: it does not print, and no encoder of ours takes it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    __hash__ = None  # type: ignore[assignment]  # a secret is compared, never looked up
+
+
+class Request(Struct, frozen=True):
+    """One inference request, as the enforcement point saw it and before anything of it is believed.
+
+    headers  names in lower case, values as they came, in order; a name that came twice stands twice
+    body     the whole body, as bytes; `None` where the enforcement point could not pass it whole
+    """
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | None
+    request_id: str = ""
+    source_ip: str = ""
+
+    def header(self, name: str) -> tuple[str, ...]:
+        """Every value that came under `name` (lower case)."""
+        return tuple(value for key, value in self.headers if key == name)
+
+
+class Principal(Struct, frozen=True):
+    """Who is asking: the credential's entity and the scopes above it.
+
+    path  from the credential up to the organisation, roles last: what quotas and Cedar's `in` see
+    """
+
+    uid: Uid
+    organisation: Uid
+    team: Uid
+    user: Uid | None
+    roles: tuple[Uid, ...]
+
+    @property
+    def path(self) -> tuple[Uid, ...]:
+        user = (self.user,) if self.user is not None else ()
+        own = () if self.uid == self.user else (self.uid,)
+        return (*own, *user, self.team, self.organisation, *self.roles)
+
+
+class Ask(Struct, frozen=True):
+    """What the request wants, read strictly from method, path and body.
+
+    models             every model it names; the first is the one that answers
+    input_bytes        size of what the model will read: no token is shorter than a byte
+    max_output_tokens  the client's own ceiling, or None
+    """
+
+    endpoint: str
+    action: str
+    models: tuple[str, ...]
+    stream: bool = False
+    input_bytes: int = 0
+    max_output_tokens: int | None = None
+    service_tier: str = "on_demand"
+    tools: bool = False
+
+
+class Estimate(Struct, frozen=True):
+    """What a request costs by meter: `at_most` is a bound, `expected` is what a rate limit reserves."""
+
+    at_most: dict[Meter, int]
+    expected: dict[Meter, int]
+
+
+class Price(Struct, frozen=True):
+    """Nano-dollars for a million tokens. A reservation carries its own copy, so a later price change does not reach it."""
+
+    input: int
+    output: int
+    cached_input: int
+
+
+class Usage(Struct, frozen=True):
+    """What the upstream says a request used, in tokens; cached tokens are part of `input_tokens`."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+
+
+class QuotaState(Struct, frozen=True, omit_defaults=True):
+    """One quota as a decision saw it; amounts in the meter's unit.
+
+    requested  what this request charges (or would have)
+    used       posted and pending, without this request
+    reset_s    seconds until the window has room again for the whole limit (a budget: until the period ends)
+    """
+
+    quota: str
+    scope: str
+    meter: Meter
+    window: str
+    limit: int
+    used: int
+    requested: int
+    reset_s: float
+    enforced: bool = True
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.used - self.requested)
+
+
+class DecisionRecord(Struct, frozen=True, kw_only=True):
+    """The audit row, one JSON line each. It never holds a prompt, a key or a token.
+
+    The first four fields differ between two runs of one request; all others are equal through whatever door it came.
+    """
+
+    decision_id: str
+    time: str
+    duration_us: int
+    reservation_id: str
+    version: int = 1
+    request_id: str
+    bundle: str
+    effect: str
+    status: int
+    reason: Reason | None = None
+    message: str = ""
+    principal: str | None = None
+    team: str | None = None
+    organisation: str | None = None
+    user: str | None = None
+    method: str = ""
+    path: str = ""
+    action: str | None = None
+    model: str | None = None
+    stream: bool | None = None
+    policies: tuple[str, ...] = ()
+    policy_errors: tuple[str, ...] = ()
+    shadow_policies: tuple[str, ...] | UnsetType = UNSET
+    quotas: tuple[QuotaState, ...] = ()
+    estimate: dict[Meter, int] = {}
+
+
+class Allow(Struct, frozen=True):
+    """Proceed, with this upstream key. Only `Pdp.conclude` makes one.
+
+    headers  to add to the answer that the client gets
+    """
+
+    reservation_id: str
+    upstream_key: Secret
+    headers: tuple[tuple[str, str], ...]
+    record: DecisionRecord
+
+
+class Deny(Struct, frozen=True):
+    """Refuse, in Groq's own error format: `status`, and a body of `message`, `type`, `code` (and `param`)."""
+
+    reason: Reason
+    status: int
+    type: str
+    message: str
+    param: str | None
+    headers: tuple[tuple[str, str], ...]
+    record: DecisionRecord
+
+
+Decision = Allow | Deny
+
+
+class Outcome(StrEnum):
+    """How a request that was allowed ended, as the enforcement point saw it."""
+
+    ANSWERED = "answered"  # upstream answered with success: its usage counts, without one the estimate stands
+    ABANDONED = "abandoned"  # the client left, or the stream broke, after the upstream had it: the estimate stands
+    UPSTREAM_ERROR = "upstream_error"  # upstream answered 4xx or 5xx: nothing is owed
+    NOT_SENT = "not_sent"  # it never reached the upstream: nothing is owed
+
+
+class Receipt(Struct, frozen=True):
+    """What the enforcement point reports of one request afterwards.
+
+    reservation_id  from the allow's metadata; empty where the answer was never applied
+    request_id      the enforcement point's own id, to find the reservation by when there is no `reservation_id`
+    status          the HTTP status that the client got, 0 for none
+    usage           the upstream's own count, or None where it gave none that can be believed
+    """
+
+    reservation_id: str
+    request_id: str
+    outcome: Outcome
+    status: int
+    usage: Usage | None

@@ -1,0 +1,239 @@
+"""The two-phase ledger: what a store must do, and the one state machine that every store follows.
+
+A request's charges are held together or not at all (`reserve`). Afterwards the hold reaches exactly one end:
+
+    PENDING ── settle ──▶ SETTLED      what it really used replaces the estimate
+       │
+       ├────── void ────▶ VOIDED       the upstream owes nothing for it: every charge is given back
+       │
+       └────── expire ──▶ EXPIRED      nobody reported in time: the estimate is posted
+                             │
+                             └─ settle or void, once ──▶ CORRECTED
+
+Every other event changes nothing (`TRANSITIONS` has no row for it), so an event that comes twice, late or out of order has one
+effect. A charge is corrected in the bucket in which it was reserved, whatever the clock says by then.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from authz.model import Meter, Price, QuotaState, Usage
+from authz.quota.windows import Window
+
+
+class State(StrEnum):
+    PENDING = "pending"
+    SETTLED = "settled"
+    VOIDED = "voided"
+    EXPIRED = "expired"
+    CORRECTED = "corrected"
+
+
+class Event(StrEnum):
+    SETTLE = "settle"
+    VOID = "void"
+    EXPIRE = "expire"
+
+
+TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
+    (State.PENDING, Event.SETTLE): State.SETTLED,
+    (State.PENDING, Event.VOID): State.VOIDED,
+    (State.PENDING, Event.EXPIRE): State.EXPIRED,
+    (State.EXPIRED, Event.SETTLE): State.CORRECTED,
+    (State.EXPIRED, Event.VOID): State.CORRECTED,
+}
+
+
+class OnStoreError(StrEnum):
+    """What a quota does when the store cannot answer."""
+
+    DENY = "deny"
+    ALLOW = "allow"
+    SHARE = "share"
+
+
+class Charge(Struct, frozen=True):
+    """An amount against one quota of one scope.
+
+    counter     canonical name of the counter. Requests that charge one name add up, whatever the quota's id or limit is. Two
+                charges of one hold with one name (an enforced limit and a stricter shadow) count once, the larger amount,
+                each against its own limit
+    scope       who shares the counter, for people: `Key::"chatbot-prod"`
+    amount      in the meter's unit; > 0, or 0 where the quota is only looked at
+    limit       in the meter's unit
+    enforced    False: counted and reported, never refused
+    alerts_at   posted amounts at which an alert is due, ascending, in the meter's unit
+    """
+
+    quota: str
+    scope: str
+    counter: str
+    window: Window
+    meter: Meter
+    amount: int
+    limit: int
+    enforced: bool = True
+    on_store_error: OnStoreError = OnStoreError.DENY
+    alerts_at: tuple[int, ...] = ()
+
+
+class Terms(Struct, frozen=True):
+    """What settlement and the usage report need to know of a reservation, fixed when it was made.
+
+    day       of the usage report, `YYYY-MM-DD` in the organisation's time zone: the day it was reserved on
+    price     None where the endpoint has none by token
+    at_most   the bound by meter that the estimate gave: what is posted where no usage is ever known. A meter that it does
+              not name is posted as it was reserved
+    """
+
+    day: str
+    organisation: str
+    team: str
+    user: str
+    key: str
+    model: str
+    action: str
+    price: Price | None
+    at_most: dict[Meter, int]
+
+
+class Hold(Struct, frozen=True):
+    """What to reserve.
+
+    id          our own random id: unguessable, the name under which the access log reports
+    retry_key   equal for a repeated Check of one request: while that reservation is pending and asked for the same charges on
+                the same terms, it is answered again and nothing is charged. Anything else is another request and is charged:
+                whoever repeats a key with a different body must not ride on what was reserved before. "" for none
+    ttl_ns      after it the sweeper posts the estimate
+    request_id  the enforcement point's id of the request, for `find_by_request`; "" for none
+    """
+
+    id: str
+    retry_key: str
+    charges: tuple[Charge, ...]
+    terms: Terms
+    ttl_ns: int
+    request_id: str = ""
+
+
+class Alert(Struct, frozen=True):
+    """A threshold of a quota that posted amounts have just reached: told once for each scope, threshold and period."""
+
+    quota: str
+    scope: str
+    meter: Meter
+    window: str
+    threshold: int
+    limit: int
+    posted: int
+
+
+class Held(Struct, frozen=True):
+    """Reserved. `states` are in the order of the charges, and `used` is without this request."""
+
+    reservation_id: str
+    states: tuple[QuotaState, ...]
+
+
+class Full(Struct, frozen=True):
+    """Refused, and nothing was charged.
+
+    quota            index of the charge that has no room: the one that must wait longest, or that never fits
+    retry_after_s    seconds until it fits, if nothing else is charged; None where the amount is above the limit itself
+    """
+
+    states: tuple[QuotaState, ...]
+    quota: int
+    retry_after_s: float | None
+
+
+class Actual(Struct, frozen=True):
+    """What a request really used: amounts by meter, and the tokens behind them for the usage report.
+
+    A meter that `amounts` does not name is posted as at expiry: at its bound.
+    """
+
+    amounts: dict[Meter, int]
+    usage: Usage | None
+
+
+class Reservation(Struct, frozen=True):
+    id: str
+    state: State
+    created_ns: int
+    deadline_ns: int
+    charges: tuple[Charge, ...]
+    terms: Terms
+
+
+class Change(Struct, frozen=True):
+    """What an event did. `changed` is False where the machine has no row for it; then nothing was written."""
+
+    changed: bool
+    state: State | None
+    alerts: tuple[Alert, ...] = ()
+
+
+class UsageRow(Struct, frozen=True):
+    """Use of one key on one model on one day (in the organisation's time zone), settled and pending kept apart.
+
+    cost_nanousd  posted; pending_nanousd is held for requests that have not been settled
+    """
+
+    day: str
+    organisation: str
+    team: str
+    user: str
+    key: str
+    model: str
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_nanousd: int
+    pending_requests: int
+    pending_nanousd: int
+
+
+class Ledger(Protocol):
+    """The contract of a store. Every method raises `StoreUnavailable` where it cannot answer; nothing is then half done.
+
+    An amount that is negative or above `MAX_AMOUNT` is a `ValueError`, and then nothing is done either.
+    """
+
+    def reserve(self, hold: Hold, now_ns: int) -> Held | Full:
+        """All charges or none. An id that is pending with the same charges and terms is answered again; any other use of an id
+        that exists is a `ValueError`."""
+        ...
+
+    def find(self, reservation_id: str) -> Reservation | None: ...
+
+    def find_by_request(self, request_id: str) -> Reservation | None:
+        """The one reservation that is pending or expired under this request id; None where there are several: a client may
+        have chosen the id, and an event must not reach a reservation that it was not meant for."""
+        ...
+
+    def settle(self, reservation_id: str, actual: Actual, now_ns: int) -> Change:
+        """Posts what was used, in full, even above what was reserved or above the limit."""
+        ...
+
+    def void(self, reservation_id: str, now_ns: int) -> Change: ...
+
+    def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
+        """Posts the estimate of up to `at_most` reservations whose deadline has passed."""
+        ...
+
+    def usage(self, first_day: str, last_day: str) -> tuple[UsageRow, ...]:
+        """Rows by day, both days included."""
+        ...
+
+    def prune(self, now_ns: int, keep_ns: int, at_most: int) -> int:
+        """Forgets up to `at_most` ended reservations, journal entries and counters older than `keep_ns`; answers how many.
+
+        Balances, pending reservations and the usage report stay. Called again until it answers 0.
+        """
+        ...

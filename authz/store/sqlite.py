@@ -1,0 +1,134 @@
+"""The embedded store: the ledger and the issued keys in one SQLite file, one transaction for each decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from authz.identity.keys import IssuedKey
+from authz.quota.ledger import Actual, Change, Event, Full, Held, Hold, Reservation, UsageRow
+from authz.store import accounts, housekeeping, transactions
+from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
+from authz.store.housekeeping import Balances
+
+
+def open_store(uri: str, *, wait_s: float = 0.25) -> SqliteStore:
+    """The store that a URI names; close it. `wait_s` bounds how long an operation waits for others.
+
+    Raises `ValueError` for a URI that is none of ours, `ConfigError` for a file of another program or a newer version, and
+    `StoreUnavailable` where the file cannot be opened.
+    """
+    return SqliteStore(parse_uri(uri, wait_s=wait_s))
+
+
+class SqliteStore:
+    """`Ledger` and `KeyStore`. Safe in threads, and for several processes on one file."""
+
+    def __init__(self, options: Options) -> None:
+        self._decisions = Database(options)
+        # Reports read beside the decisions and not in front of them; a store in memory has one connection only.
+        self._reports = self._decisions if options.path == MEMORY else Database(options)
+        self._prune_from = 0
+
+    def close(self) -> None:
+        self._decisions.close()
+        self._reports.close()
+
+    # The ledger
+
+    def reserve(self, hold: Hold, now_ns: int) -> Held | Full:
+        accounts.check_hold(hold)
+        body = transactions.encode_body(hold)
+        return self._decisions.write(lambda connection: transactions.reserve(connection, hold, body, now_ns))
+
+    def reserve_many(self, holds: Sequence[Hold], now_ns: int) -> tuple[Held | Full, ...]:
+        """Each as by `reserve`, in order, in one transaction: what arrived together shares its cost."""
+        bodies = []
+        for hold in holds:
+            accounts.check_hold(hold)
+            bodies.append(transactions.encode_body(hold))
+        return self._decisions.write(
+            lambda connection: tuple(
+                transactions.reserve(connection, hold, body, now_ns) for hold, body in zip(holds, bodies, strict=True)
+            )
+        )
+
+    def settle(self, reservation_id: str, actual: Actual, now_ns: int) -> Change:
+        accounts.check_actual(actual)
+        return self._end(reservation_id, Event.SETTLE, actual, now_ns)
+
+    def void(self, reservation_id: str, now_ns: int) -> Change:
+        return self._end(reservation_id, Event.VOID, None, now_ns)
+
+    def _end(self, reservation_id: str, event: Event, actual: Actual | None, now_ns: int) -> Change:
+        return self._decisions.write(lambda connection: transactions.end(connection, reservation_id, event, actual, now_ns))
+
+    def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
+        def sweep(connection: Connection) -> tuple[Change, ...]:
+            overdue = transactions.overdue(connection, now_ns, at_most)
+            return tuple(transactions.end(connection, each, Event.EXPIRE, None, now_ns) for each in overdue)
+
+        # Mostly there is nothing to do, and finding that out needs no write lock.
+        some = self._reports.read(lambda connection: transactions.overdue(connection, now_ns, 1))
+        return self._decisions.write(sweep) if some else ()
+
+    def find(self, reservation_id: str) -> Reservation | None:
+        return self._reports.read(lambda connection: transactions.find(connection, reservation_id))
+
+    def find_by_request(self, request_id: str) -> Reservation | None:
+        return self._reports.read(lambda connection: transactions.find_by_request(connection, request_id))
+
+    def usage(self, first_day: str, last_day: str) -> tuple[UsageRow, ...]:
+        return self._reports.read(lambda connection: housekeeping.usage(connection, first_day, last_day))
+
+    def replay(self) -> Balances:
+        """Posted and pending by counter and bucket, added up from the journal alone."""
+        return self._reports.read(housekeeping.replay)
+
+    def balances(self) -> Balances:
+        """Posted and pending by counter and bucket, as the counters hold them."""
+        return self._reports.read(housekeeping.balances)
+
+    def prune(self, now_ns: int, keep_ns: int, at_most: int) -> int:
+        pruned, self._prune_from = self._decisions.write(
+            lambda connection: housekeeping.prune(connection, now_ns - keep_ns, at_most, self._prune_from)
+        )
+        return pruned
+
+    # Issued keys
+
+    def put_key(self, row: IssuedKey) -> None:
+        def put(connection: Connection) -> None:
+            known = connection.execute("SELECT key, revoked_ns FROM issued_keys WHERE digest = ?", (row.digest,)).fetchone()
+            if known is not None and known[0] != row.key:
+                raise ValueError(f"found a digest of key `{known[0]}`, expected a new one for key `{row.key}`")
+            revoked_ns = (known[1] if known is not None else 0) or row.revoked_ns  # what is revoked stays revoked
+            connection.execute(
+                "INSERT OR REPLACE INTO issued_keys (digest, key, created_ns, expires_ns, revoked_ns, sequence, note)"
+                " VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(sequence), 0) + 1 FROM issued_keys), ?)",
+                (row.digest, row.key, row.created_ns, row.expires_ns, revoked_ns, row.note),
+            )
+
+        self._decisions.write(put)
+
+    def revoke_key(self, digest: str, now_ns: int) -> bool:
+        """False where there is no such row, or it was revoked before."""
+        return self._decisions.write(
+            lambda connection: (
+                connection.execute(
+                    "UPDATE issued_keys SET revoked_ns = ?, sequence = (SELECT max(sequence) + 1 FROM issued_keys)"
+                    " WHERE digest = ? AND revoked_ns = 0",
+                    (max(now_ns, 1), digest),
+                ).rowcount
+                == 1
+            )
+        )
+
+    def keys_since(self, sequence: int) -> tuple[IssuedKey, ...]:
+        rows = self._reports.read(
+            lambda connection: connection.execute(
+                "SELECT digest, key, created_ns, expires_ns, revoked_ns, sequence, note FROM issued_keys"
+                " WHERE sequence > ? ORDER BY sequence",
+                (sequence,),
+            ).fetchall()
+        )
+        return tuple(IssuedKey(*row) for row in rows)

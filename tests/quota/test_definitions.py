@@ -1,0 +1,208 @@
+"""`quotas.yaml`: what it takes, and what it says of the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authz.model import MAX_AMOUNT, Meter, Uid
+from authz.quota.definitions import DefinitionError, Per, Quota, QuotaFile, Reserve, parse_quotas, parse_uid
+from authz.quota.ledger import OnStoreError
+from authz.quota.windows import GAUGE, Period, calendar, sliding
+from authz.yamlfile import parse_yaml
+
+USD = 1_000_000_000
+
+
+def parse(**fields: Any) -> Quota:
+    row = {"id": "q", "scope": 'Org::"acme"', "what": "requests", "limit": "5/minute"} | fields
+    return parse_quotas(msgspec.convert({"quotas": [row]}, QuotaFile))[0]
+
+
+def spend(limit: str, **fields: Any) -> Quota:
+    return parse(what="spend", limit=limit, **fields)
+
+
+def test_a_file_as_the_operator_writes_it() -> None:
+    text = """
+time_zone: Europe/Berlin
+quotas:
+  - id: org-spend
+    scope: Org::"acme"
+    what: spend
+    limit: 500 USD/month
+    alerts: [400 USD, 100 USD, 50%]
+  - {id: chat, scope: 'Key::"chatbot-prod"', what: tokens, limit: 100000/minute, mode: shadow, on_store_error: share}
+  - id: large
+    scope: [ModelGroup::"large", Team::"research"]
+    what: in_flight
+    limit: 20
+    per: key
+    models: [llama, gpt-oss]
+"""
+    org, chat, large = parse_quotas(parse_yaml(text, "quotas.yaml").convert(QuotaFile))
+    assert org == Quota(
+        id="org-spend",
+        scope=(Uid("Org", "acme"),),
+        meter=Meter.SPEND,
+        limit=500 * USD,
+        window=calendar(Period.MONTH, "Europe/Berlin"),
+        alerts_at=(100 * USD, 250 * USD, 400 * USD),
+        models=(),
+        per=None,
+        enforced=True,
+        reserve=Reserve.WORST_CASE,
+        on_store_error=OnStoreError.DENY,
+    )
+    assert (chat.limit, chat.window, chat.enforced) == (100_000, sliding(60), False)
+    assert (chat.reserve, chat.on_store_error) == (Reserve.ADAPTIVE, OnStoreError.SHARE)
+    assert (large.limit, large.window, large.per) == (20, GAUGE, Per.KEY)
+    assert large.scope == (Uid("Team", "research"), Uid("ModelGroup", "large"))
+    assert large.models == ("gpt-oss", "llama")
+
+
+@pytest.mark.parametrize(
+    ("limit", "amount", "length_s"),
+    [
+        ("500/minute", 500, 60),
+        ("500 per minute", 500, 60),
+        ("10/second", 10, 1),
+        ("10 per 2 hours", 10, 7_200),
+        ("7/day", 7, 86_400),
+        ("7/week", 7, 604_800),
+        ("7 per 2 weeks", 7, 1_209_600),
+        ("7/month", 7, 2_592_000),
+        (f"{MAX_AMOUNT}/minute", MAX_AMOUNT, 60),
+    ],
+)
+def test_rates(limit: str, amount: int, length_s: int) -> None:
+    quota = parse(limit=limit)
+    assert (quota.limit, quota.window) == (amount, sliding(length_s))
+
+
+@pytest.mark.parametrize(
+    ("limit", "nanos", "period"),
+    [
+        ("500 USD/month", 500 * USD, Period.MONTH),
+        ("0.10 USD/day", USD // 10, Period.DAY),
+        ("0.000000001 USD per week", 1, Period.WEEK),
+        ("5USD/day", 5 * USD, Period.DAY),
+        ("9007199.254740991 USD/month", MAX_AMOUNT, Period.MONTH),
+        ("1.100000000000 USD/day", 1_100_000_000, Period.DAY),
+    ],
+)
+def test_spend_is_exact(limit: str, nanos: int, period: Period) -> None:
+    """A81: no float touches money."""
+    quota = spend(limit)
+    assert (quota.limit, quota.window) == (nanos, calendar(period))
+
+
+@given(st.integers(1, MAX_AMOUNT))
+def test_every_nano_dollar_can_be_written(nanos: int) -> None:
+    assert spend(f"{nanos // USD}.{nanos % USD:09d} USD/month").limit == nanos
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "problem"),
+    [
+        ({"limit": "0/minute"}, "limit", "found 0, expected more than 0"),
+        ({"limit": "-5/minute"}, "limit", "found `-5/minute`, expected an amount and a time such as `500/minute`"),
+        ({"limit": "5/0 minutes"}, "limit", "found `5/0 minutes`, expected an amount and a time"),
+        ({"limit": "5/fortnight"}, "limit", "found `5/fortnight`, expected an amount and a time"),
+        ({"limit": "5/minute; 9/hour"}, "limit", "found 2 limits in `5/minute; 9/hour`, expected one"),
+        ({"limit": "5/year"}, "limit", "expected a window of at most 31 days"),
+        ({"limit": 5}, "limit", "found `5`, expected an amount and a time"),
+        ({"limit": "5 USD/month"}, "limit", "found `5 USD/month`, expected an amount and a time"),
+        ({"limit": f"{MAX_AMOUNT + 1}/minute"}, "limit", f"expected at most {MAX_AMOUNT}"),
+        ({"limit": "9" * 5_000 + "/minute"}, "limit", "expected an amount and a time"),
+        ({"what": "spend", "limit": "5/month"}, "limit", "expected an amount and a period such as `500 USD/month`"),
+        ({"what": "spend", "limit": "-5 USD/month"}, "limit", "expected an amount and a period"),
+        ({"what": "spend", "limit": "1e3 USD/month"}, "limit", "expected an amount and a period"),
+        ({"what": "spend", "limit": "0.00 USD/month"}, "limit", "found 0, expected more than 0"),
+        ({"what": "spend", "limit": "5 EUR/month"}, "limit", "found the currency `EUR`, expected USD"),
+        (
+            {"what": "spend", "limit": "5 USD/hour"},
+            "limit",
+            "found `hour`: spend is counted by the calendar, expected day, week",
+        ),
+        ({"what": "spend", "limit": "0.0000000001 USD/day"}, "limit", "expected at most nine decimal places"),
+        ({"what": "spend", "limit": "9007199.254740992 USD/day"}, "limit", "(for spend: 9007199 USD)"),
+        ({"what": "spend", "limit": "9" * 50 + " USD/day"}, "limit", "found a number of 50 characters, expected at most 40"),
+        ({"what": "in_flight", "limit": "5/minute"}, "limit", "expected a whole number such as 20: in_flight has no window"),
+        ({"what": "in_flight", "limit": 0}, "limit", "found 0, expected more than 0"),
+        ({"scope": "acme"}, "scope", "found `acme`, expected an entity such as"),
+        ({"scope": 'Org::"a" '}, "scope", "expected an entity such as"),
+        ({"scope": 'Org::""'}, "scope", "expected an id of printable characters"),
+        ({"scope": 'Org::"a\\u{41}"'}, "scope", "expected an entity such as"),
+        ({"scope": 'Org::"a"b"'}, "scope", "expected an entity such as"),
+        (
+            {"scope": 'Model::"m"'},
+            "scope",
+            "found an entity of type `Model`, expected Org, Team, User, Key, Role or ModelGroup",
+        ),
+        ({"scope": ['Team::"x"', 'Org::"a"']}, "scope", 'found Team::"x" and Org::"a", expected one entity, or a pair of'),
+        ({"scope": []}, "scope", "found nothing, expected one entity"),
+        ({"scope": 'Key::"k"', "per": "key"}, "per", 'found `key` in the scope Key::"k", expected something below the scope'),
+        ({"scope": 'User::"u"', "per": "team"}, "per", "expected something below the scope"),
+        ({"alerts": ["80%"]}, "alerts", "found alerts for requests: only spend has periods to alert in"),
+        ({"models": ["m", "m"]}, "models.1", "`m` stands twice"),
+        ({"models": ['ModelGroup::"m"']}, "models.0", "expected the plain id of a model or model group"),
+        ({"id": ""}, "id", "expected an id of printable characters"),
+        ({"id": "a\nb"}, "id", "expected an id of printable characters"),
+    ],
+)
+def test_what_is_wrong_is_said(fields: dict[str, Any], path: str, problem: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        parse(**fields)
+    assert problem in str(caught.value)
+    assert str(caught.value).startswith("quota `")
+    assert caught.value.path == ("quotas", 0, *(int(step) if step.isdigit() else step for step in path.split(".")))
+
+
+@pytest.mark.parametrize(
+    ("alerts", "problem"),
+    [
+        (["501 USD"], "found `501 USD`, expected no more than the limit"),
+        (["101%"], "found `101%`, expected no more than the limit"),
+        (["0%"], "found `0%`, expected more than 0"),
+        (["0 USD"], "found `0 USD`, expected more than 0"),
+        (["5 EUR"], "found the currency `EUR`"),
+        ([100], "found `100`, expected an amount such as `100 USD` or a share such as `80%`"),
+        (["-1%"], "found `-1%`, expected an amount"),
+        (["50%", "250 USD"], "`250 USD` stands twice"),
+    ],
+)
+def test_wrong_alerts(alerts: list[Any], problem: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        spend("500 USD/month", alerts=alerts)
+    assert problem in str(caught.value)
+    assert caught.value.path[:3] == ("quotas", 0, "alerts")
+
+
+def test_a_share_is_rounded_up() -> None:
+    assert spend("0.000000007 USD/day", alerts=["50%", "100%", "12.5 %"]).alerts_at == (1, 4, 7)
+
+
+def test_ids_are_unique_and_the_time_zone_exists() -> None:
+    row = {"id": "q", "scope": 'Org::"a"', "what": "requests", "limit": "5/minute"}
+    with pytest.raises(DefinitionError, match="quota `q` stands twice") as caught:
+        parse_quotas(msgspec.convert({"quotas": [row, row]}, QuotaFile))
+    assert caught.value.path == ("quotas", 1, "id")
+    with pytest.raises(DefinitionError, match="unknown time zone `Mars`") as caught:
+        parse_quotas(QuotaFile(time_zone="Mars"))
+    assert caught.value.path == ("time_zone",)
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="unknown field `limits`"):
+        parse(limits="5/minute")
+
+
+@given(st.sampled_from(["Org", "Team", "User", "Key", "Role", "ModelGroup"]), st.text(min_size=1).filter(str.isprintable))
+def test_an_entity_reads_as_it_prints(kind: str, name: str) -> None:
+    """A45: quotes, backslashes and type names in an id stay in the id."""
+    assert parse_uid(str(Uid(kind, name))) == Uid(kind, name)

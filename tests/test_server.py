@@ -1,0 +1,141 @@
+"""The sidecar process: what it serves on its socket, how it drains, what it refuses to take over."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from authz.envoy.wire import accesslog_pb2, check_pb2
+from authz.errors import ConfigError, Refused
+from authz.model import DecisionRecord, Deny, Receipt, Request
+from authz.reasons import SPEC, Reason
+from authz.server import ACCESS_LOG, AUTHORIZATION, Sidecar
+from authz.settings import Listen
+
+
+def denied(reason: Reason) -> Deny:
+    record = DecisionRecord(
+        decision_id="d", time="", duration_us=0, reservation_id="", request_id="", bundle="b", effect="deny", status=401
+    )
+    return Deny(reason, SPEC[reason].status, SPEC[reason].type, "no", None, (), record)
+
+
+class FakeEngine:
+    """Denies what it is asked, and remembers it."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+        self.receipts: list[Receipt] = []
+        self.bundle = SimpleNamespace(digest="b")
+        self.pdp = self
+
+    def decide(self, request: Request) -> Deny:
+        self.asked.append(request)
+        return denied(Reason.INVALID_API_KEY)
+
+    def reject(self, refused: Refused) -> Deny:
+        return denied(refused.reason)
+
+    def settle(self, receipt: Receipt) -> None:
+        self.receipts.append(receipt)
+
+
+def with_sidecar(folder: Path, act: Callable[[grpc.aio.Channel, FakeEngine, Sidecar], Awaitable[None]]) -> FakeEngine:
+    """Serves in this loop, acts, drains."""
+
+    async def go() -> FakeEngine:
+        engine: Any = FakeEngine()
+        path = folder / "s.sock"
+        sidecar = Sidecar(engine, Listen(socket=str(path), drain_s=0.0, grace_s=5.0))
+        serving = asyncio.create_task(sidecar.serve())
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            ready = asyncio.create_task(channel.channel_ready())
+            await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                ready.cancel()
+                serving.result()
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600  # a test may block
+            await act(channel, engine, sidecar)
+            sidecar.stop()
+            await asyncio.wait_for(serving, 10)
+        assert not path.exists()
+        return engine  # type: ignore[no-any-return]
+
+    return asyncio.run(go())
+
+
+def raw(method: str) -> dict[str, Any]:
+    return {"method": method, "request_serializer": None, "response_deserializer": None}
+
+
+def test_a_check_is_answered_and_an_unreadable_one_is_denied_and_no_error(tmp_path: Path) -> None:
+    async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
+        ask = channel.unary_unary(**raw(f"/{AUTHORIZATION}/Check"))
+        check = check_pb2.CheckRequest()
+        check.attributes.request.http.method = "POST"
+        answer = check_pb2.CheckResponse.FromString(await ask(check.SerializeToString()))
+        assert answer.denied_response.status.code == 401
+        answer = check_pb2.CheckResponse.FromString(await ask(b"\xff\xff\xff"))
+        assert answer.denied_response.status.code == 400
+
+    assert [request.method for request in with_sidecar(tmp_path, act).asked] == ["POST"]
+
+
+def test_the_access_log_settles_and_its_stream_does_not_hold_up_the_drain(tmp_path: Path) -> None:
+    async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
+        stream = channel.stream_unary(**raw(f"/{ACCESS_LOG}/StreamAccessLogs"))()
+        message = accesslog_pb2.StreamAccessLogsMessage()
+        entry = message.http_logs.log_entry.add()
+        entry.common_properties.route_name = b"inference"
+        entry.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"]["reservation"] = "r1"
+        entry.response.response_code.value = 200
+        await stream.write(message.SerializeToString())
+        while not engine.receipts:  # noqa: ASYNC110  # it comes from a thread of gRPC
+            await asyncio.sleep(0.01)
+        sidecar.stop()  # the stream is still open
+
+    assert [receipt.reservation_id for receipt in with_sidecar(tmp_path, act).receipts] == ["r1"]
+
+
+def test_health_and_reflection_speak(tmp_path: Path) -> None:
+    async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
+        check = channel.unary_unary(**raw("/grpc.health.v1.Health/Check"))
+        health = health_pb2.HealthCheckResponse.FromString(await check(b""))
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        info = channel.stream_stream(**raw("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"))
+        call = info(iter([reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()]))
+        said: Any = await call.read()
+        answer = reflection_pb2.ServerReflectionResponse.FromString(said)
+        assert AUTHORIZATION in {service.name for service in answer.list_services_response.service}
+
+    with_sidecar(tmp_path, act)
+
+
+def test_a_dead_socket_is_taken_over_and_a_living_one_or_a_file_is_not(tmp_path: Path) -> None:
+    async def nothing(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
+        """Being served is enough."""
+
+    path = tmp_path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with_sidecar(tmp_path, nothing)
+    with socket.socket(socket.AF_UNIX) as living:
+        living.bind(str(path))
+        living.listen()
+        with pytest.raises(ConfigError, match="another process serves on it"):
+            with_sidecar(tmp_path, nothing)
+    path.unlink()
+    path.write_text("not a socket")
+    with pytest.raises(ConfigError, match="exists and is not a socket"):
+        with_sidecar(tmp_path, nothing)
+    assert path.read_text() == "not a socket"

@@ -1,0 +1,112 @@
+"""The structure holds: imports run downwards, no clock below the root, a driver has one home, files stay small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import authz
+from authz.reasons import SPEC, Reason
+
+ROOT = Path(authz.__file__).parent
+FILES = sorted(path for path in ROOT.rglob("*.py") if not path.name.endswith("_pb2.py"))
+
+FLOORS: list[set[str]] = [
+    {"model", "reasons", "errors", "settings", "clock", "yamlfile"},
+    {"identity", "inference", "policy", "quota", "telemetry"},
+    {"bundle", "answers"},
+    {"pdp", "store"},
+    {"compose"},
+    {"envoy", "api"},
+    {"authorizer", "server", "review"},
+    {"cli"},
+    {"__main__"},
+]
+"""From the ground up. The ground and the phases do not import their neighbours of other names, except within the ground."""
+
+ONE_HOME = {"cedarpy": "policy", "sqlite3": "store", "redis": "store", "google": "envoy", "grpc_reflection": "server"}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Whole dotted names that a file imports, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{name.name}" for name in node.names} | {node.module}
+    return found
+
+
+def floor(name: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards(path: Path) -> None:
+    if path == ROOT / "__init__.py":
+        return  # the face hands names on
+    here = room(path)
+    for name in imported(path):
+        if not name.startswith("authz."):
+            continue
+        there = name.split(".")[1]
+        if there == here or not any(there in rooms for rooms in FLOORS):
+            continue
+        assert floor(there) < floor(here) or floor(here) == floor(there) == 0, f"{here} imports {there}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_driver_has_one_home(path: Path) -> None:
+    for name in imported(path):
+        home = ONE_HOME.get(name.split(".")[0])
+        assert home is None or home == room(path), f"{name} is imported outside {home}/"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_clock_and_no_chance_below_the_root(path: Path) -> None:
+    if room(path) in {"cli", "__main__", "compose", "clock", "server"}:
+        return
+    assert not imported(path) & {"time", "uuid", "secrets", "random"}
+    names = {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    assert not names & {"datetime.now", "datetime.utcnow", "date.today"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_has_one_job(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 420
+
+
+def test_every_reason_has_a_status_and_a_docstring() -> None:
+    assert set(SPEC) == set(Reason)
+    tree = ast.parse((ROOT / "reasons.py").read_text())
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Reason")
+    members = [index for index, node in enumerate(body) if isinstance(node, ast.Assign)]
+    assert len(members) == len(Reason)
+    for index in members:
+        assert isinstance(body[index + 1], ast.Expr), "each reason says in a docstring when it is given"
+
+
+def test_import_authz_is_light() -> None:
+    code = "import authz, sys; print([n for n in ('grpc', 'opentelemetry', 'redis', 'cedarpy') if n in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_every_public_name_is_there_and_nothing_else() -> None:
+    assert sorted(authz.__all__) == sorted(dir(authz))
+    for name in authz.__all__:
+        assert getattr(authz, name) is not None
+    with pytest.raises(AttributeError, match="nothing_of_ours"):
+        authz.nothing_of_ours  # noqa: B018  # looking it up is the test
