@@ -29,6 +29,7 @@ TICK_S: Final = 0.5
 """How often issued keys are read again and the sweeper runs: half of the second within which a revocation is promised."""
 
 _SWEEP: Final = 500
+_TICKS_TO_PRUNE: Final = 20
 _LATE: Final = 100_000
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Engine:
 
     def __init__(self, settings: Settings, *, environ: Mapping[str, str], clock: Clock | None = None) -> None:
         clock = clock or system_clock()
-        self._clock = clock
+        self._clock, self._ticks, self._keep_ns = clock, 0, settings.retention_days * 86_400 * 1_000_000_000
         self._late: deque[Receipt] = deque(maxlen=_LATE)
         self._closing = threading.Event()
         self.bundle: Bundle = load_bundle(Path(settings.bundle))
@@ -95,8 +96,11 @@ class Engine:
         while self._late:
             self.pdp.settle(self._late[0])
             self._late.popleft()
-        while len(self.store.expire(self._clock(), _SWEEP)) == _SWEEP:
+        while self.pdp.expire(_SWEEP) == _SWEEP:
             pass
+        self._ticks += 1
+        if self._ticks % _TICKS_TO_PRUNE == 0:
+            self.store.prune(self._clock(), self._keep_ns, _SWEEP)
 
     def _run(self) -> None:
         while not self._closing.wait(TICK_S):

@@ -1,6 +1,7 @@
 """The decision, phase by phase. Read `prepare`, `conclude` and `settle`: they are the specification.
 
-`prepare` and `conclude` are pure: what they need to know of the world is handed in. The one act between them is the store's.
+`conclude` is pure, and `prepare` reads of the store only how full the quotas are, where a policy asks. The one act is the
+reservation between them.
 Allow is constructed in `conclude` and nowhere else; every other way out is a `Deny` with a `Reason`.
 """
 
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Protocol, assert_never
 from zoneinfo import ZoneInfo
 
+import msgspec
 from msgspec import Struct
 
 from authz.answers import Answer, limit_headers, quota_refusal, refusal
@@ -38,7 +40,7 @@ from authz.model import (
     Secret,
     Uid,
 )
-from authz.policy import Context, Verdict
+from authz.policy import Context, Percents, Verdict
 from authz.quota.ledger import Actual, Change, Full, Held, Hold, Ledger, Reservation, Terms
 from authz.reasons import Reason
 
@@ -116,7 +118,7 @@ class Pdp:
         return denied
 
     def prepare(self, trace: Trace) -> Hold:
-        """Everything that can be said without the store. Raises `Refused`."""
+        """Everything that can be said before anything is charged. Raises `Refused`, `StoreUnavailable`."""
         request, bundle = trace.request, trace.bundle
 
         # 1 identity: who is asking
@@ -141,23 +143,25 @@ class Pdp:
             expected_output_tokens=model.expected_output_tokens,
         )
 
-        # 3 policy: may they
-        trace.verdict = verdict = bundle.policy.decide(
-            principal, ask.action, (Uid("Model", model.id),), _context(trace, ask, trace.estimate)
-        )
+        # 3 quota: what has to fit, and how full it is where a policy asks
+        charges = bundle.quotas.charges(principal, model.id, model.groups, trace.estimate)
+        fill = self._store.look(charges, trace.started_ns) if bundle.policy.reads_quotas else ()
+
+        # 4 policy: may they
+        context = _context(trace, ask, trace.estimate, _Fill(principal, fill))
+        trace.verdict = verdict = bundle.policy.decide(principal, ask.action, (Uid("Model", model.id),), context)
         if not verdict.allowed:
             raise _policy_refusal(verdict, principal, ask, model)
 
-        # 4 upstream: is there a key to go with
+        # 5 upstream: is there a key to go with
         if trace.upstream_key is None:
             raise Refused(Reason.UPSTREAM_KEY_UNAVAILABLE, "No upstream key is available, retry shortly.")
 
-        # 5 quota: what has to fit
         return Hold(
             id=self._new_id(),
             retry_key=f"{principal.uid}/{request.request_id}" if request.request_id else "",
             request_id=request.request_id,
-            charges=bundle.quotas.charges(principal, model.id, model.groups, trace.estimate),
+            charges=charges,
             terms=Terms(
                 day=_day(trace.started_ns, bundle.time_zone),
                 organisation=principal.organisation.id,
@@ -177,7 +181,7 @@ class Pdp:
         trace.states = outcome.states
         match outcome:
             case Held():
-                assert trace.upstream_key is not None  # INVARIANT: phase 4 refuses without one
+                assert trace.upstream_key is not None  # INVARIANT: phase 5 refuses without one
                 record = self._recorded(trace, "allow", 200, reservation_id=outcome.reservation_id)
                 return Allow(outcome.reservation_id, trace.upstream_key, limit_headers(outcome.states, held=True), record)
             case Full():
@@ -208,9 +212,15 @@ class Pdp:
                 assert_never(receipt.outcome)
 
         # 3 who has to know
-        for alert in change.alerts:
-            _log.warning("a spending or usage threshold is reached", extra={"alert": alert})
+        _tell(change)
         return change
+
+    def expire(self, at_most: int) -> int:
+        """Posts the estimates of up to `at_most` reservations that nobody reported on in time. Raises `StoreUnavailable`."""
+        changes = self._store.expire(self._clock(), at_most)
+        for change in changes:
+            _tell(change)
+        return len(changes)
 
     def void(self, reservation_id: str) -> Change:
         """Gives everything back: the request never left. Idempotent. Raises `StoreUnavailable`."""
@@ -260,6 +270,11 @@ class Pdp:
         )
 
 
+def _tell(change: Change) -> None:
+    for alert in change.alerts:
+        _log.warning("a threshold of a quota is reached", extra={"alert": msgspec.to_builtins(alert)})
+
+
 def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
     """The exact name and nothing like it."""
     name = ask.models[0]
@@ -277,7 +292,7 @@ def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
             assert_never(found)
 
 
-def _context(trace: Trace, ask: Ask, bound: Estimate) -> Context:
+def _context(trace: Trace, ask: Ask, bound: Estimate, fill: _Fill) -> Context:
     return Context(
         input_tokens=bound.at_most[Meter.INPUT_TOKENS],
         max_output_tokens=bound.at_most[Meter.OUTPUT_TOKENS],
@@ -287,7 +302,26 @@ def _context(trace: Trace, ask: Ask, bound: Estimate) -> Context:
         tools=ask.tools,
         source_ip=trace.request.source_ip,
         now_ns=trace.started_ns,
+        spend=fill.percents(lambda state: state.meter is Meter.SPEND),
+        window=fill.percents(lambda state: state.meter is not Meter.SPEND),
     )
+
+
+class _Fill:
+    """How full the quotas of a request are at each scope above it: the fullest one counts."""
+
+    def __init__(self, principal: Principal, states: tuple[QuotaState, ...]) -> None:
+        self._states = states
+        own = principal.uid if principal.uid.type == "Key" else None
+        self._scopes = {"org": principal.organisation, "team": principal.team, "user": principal.user, "key": own}
+
+    def percents(self, counts: Callable[[QuotaState], bool]) -> Percents:
+        """In whole per cent, rounded down; a scope without such a quota is at 0."""
+        found: dict[str, int] = {}
+        for name, uid in self._scopes.items():
+            full = [state.used * 100 // state.limit for state in self._states if counts(state) and state.scope == str(uid)]
+            found[name] = max(full, default=0)
+        return Percents(**found)
 
 
 def _policy_refusal(verdict: Verdict, principal: Principal, ask: Ask, model: ModelSpec) -> Refused:

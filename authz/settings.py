@@ -46,6 +46,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """bundle: the folder with schema, policies, directory, models and quotas · store: `sqlite:///…`.
 
     reservation_ttl_s  after it the estimate of a request that nobody reported on is posted; longer than any stream may take
+    retention_days     how long ended reservations and single journal entries are kept; balances and usage stay
     Paths are relative to the file's own folder.
     """
 
@@ -56,6 +57,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     envoy: EnvoyFront = EnvoyFront()
     records: Records = Records()
     reservation_ttl_s: int = 900
+    retention_days: int = 90
 
 
 def read_settings(path: Path) -> Settings:
@@ -67,6 +69,8 @@ def read_settings(path: Path) -> Settings:
         raise source.fail(("upstream",), "upstream: expected exactly one of `key_env` and `key_file`")
     if settings.reservation_ttl_s < 1:
         raise source.fail(("reservation_ttl_s",), "reservation_ttl_s: expected at least 1 second")
+    if settings.retention_days < 1:
+        raise source.fail(("retention_days",), "retention_days: expected at least 1 day")
     if settings.envoy.max_body_bytes < 1024:
         raise source.fail(("envoy", "max_body_bytes"), "envoy.max_body_bytes: expected at least 1024 bytes")
     return Settings(
@@ -89,6 +93,7 @@ def read_settings(path: Path) -> Settings:
         ),
         records=Records(file=settings.records.file if settings.records.file == "-" else _absolute(base, settings.records.file)),
         reservation_ttl_s=settings.reservation_ttl_s,
+        retention_days=settings.retention_days,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -34,6 +35,8 @@ def _stay(listen: str) -> int:
     """With GROQ_API_KEY set Envoy forwards to Groq, without it to the stand-in."""
     groq_key = os.environ.get("GROQ_API_KEY", "")
     with tempfile.TemporaryDirectory(prefix="authz-", dir="/tmp") as folder, _stack(Path(folder), listen, groq_key) as stack:
+        if not groq_key:
+            run(stack)  # against Groq itself it would cost money
         key = stack.new_key("chatbot-prod")
         stack.wait_for_key_reload()
         print(f"Envoy listens on {stack.url} and forwards to {'Groq' if groq_key else 'the stand-in'}.")
@@ -43,6 +46,7 @@ def _stay(listen: str) -> int:
             print(f"# {title}\ncurl -s {stack.url}/openai/v1/chat/completions \\\n  -H 'Authorization: Bearer {key}' \\")
             print(f"  -H 'Content-Type: application/json' \\\n  -d '{body}'\n")
         print("Ctrl-C stops everything.", flush=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's way of saying the same
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

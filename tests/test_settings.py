@@ -32,6 +32,7 @@ def test_an_empty_file_is_the_defaults_beside_it(tmp_path: Path) -> None:
         ("upstream: {}", "expected exactly one of `key_env` and `key_file`"),
         ("upstream: {key_env: A, key_file: b}", "expected exactly one of `key_env` and `key_file`"),
         ("store: mysql://x", "store: expected `sqlite:///PATH`"),
+        ("retention_days: 0", "retention_days: expected at least 1 day"),
         ("reservation_ttl_s: 0", "reservation_ttl_s: expected at least 1 second"),
         ("envoy: {max_body_bytes: 3}", "envoy.max_body_bytes: expected at least 1024 bytes"),
     ],

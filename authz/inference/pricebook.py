@@ -37,6 +37,7 @@ Tokens = Annotated[int, Meta(ge=0, le=100_000_000)]
 Dollars = str | int | float
 
 _PUNCTUATION: Final = frozenset("._-/:")
+_NANO_PLACES: Final = 9
 
 
 class GroupRow(Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,11 +205,15 @@ def _amount(source: Source, at: tuple[str | int, ...], value: Dollars | None) ->
         raise source.fail(at, f"{value!r}: {expected}") from None
     if not dollars.is_finite() or not 0 <= dollars <= MAX_AMOUNT // NANOS_PER_USD:
         raise source.fail(at, f"{value!r}: {expected}, from 0 to {MAX_AMOUNT // NANOS_PER_USD}")
-    numerator, denominator = dollars.as_integer_ratio()
-    nanos, rest = divmod(numerator * NANOS_PER_USD, denominator)
-    if rest:
+    if not dollars:
+        return 0
+    # By digits and exponent: arithmetic of `Decimal` rounds, and a fraction of `1e-999999999` would fill the memory.
+    written, exponent = dollars.as_tuple().digits, int(dollars.as_tuple().exponent)
+    digits = "".join(map(str, written)).rstrip("0")
+    places = exponent + len(written) - len(digits) + _NANO_PLACES
+    if places < 0:
         raise source.fail(at, f"{value!r}: {expected}")
-    return nanos
+    return int(int(digits) * 10**places)
 
 
 def _check_name(source: Source, at: tuple[str | int, ...], name: str) -> None:

@@ -92,6 +92,8 @@ ALL: Final[dict[Kind, Facts]] = {
     Kind.ADMIN: frozenset({"source_ip", "time"}),
 }
 
+QUOTA_FACTS: Final = frozenset({"spend", "window"})
+
 _AS_IT_STANDS: Final = ("input_tokens", "max_output_tokens", "stream", "endpoint", "service_tier", "tools")
 _ENCODE: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 

@@ -17,7 +17,7 @@ from authz.model import Principal, Uid
 from authz.policy import cedar, entities
 from authz.policy.actions import ACTIONS, PRINCIPALS, Kind
 from authz.policy.cedar import CedarError, Json, Schema
-from authz.policy.context import ALL, AdminContext, Context, ContextWriter, Facts, samples
+from authz.policy.context import ALL, QUOTA_FACTS, AdminContext, Context, ContextWriter, Facts, samples
 from authz.policy.entities import Entity, EntityError
 from authz.policy.policies import Effect, Mode, Policy
 from authz.policy.slices import Node, Slice, Slices
@@ -65,6 +65,8 @@ class Plan(Struct, frozen=True):
 class PolicyEngine:
     """The policies of one bundle. Immutable but for its caches, and safe in threads.
 
+    reads_quotas  some policy looks at how full the quotas are: only then is it worth finding out
+
     Raises `SchemaMismatch`, `CedarError` or `EntityError` when built on parts that do not fit each other.
     """
 
@@ -81,6 +83,7 @@ class PolicyEngine:
         _check_entities(table, schema)
         _check_schema(schema, ContextWriter(zone))
         self.slices: Final = Slices(policies)
+        self.reads_quotas: Final = any(policy.facts is None or policy.facts & QUOTA_FACTS for policy in self.slices.policies)
         self._writer = ContextWriter(zone)
         self._plan: Callable[[Principal, str, Uid], Plan | str] = lru_cache(maxsize=max_plans)(
             _planner(self.slices, table, schema)

@@ -317,7 +317,8 @@ def _culprit(statement: Statement, problem: str) -> Token | None:
     names = _QUOTED.findall(problem)
     if not names:
         return statement.tokens[-1] if problem.startswith("unexpected end") else None
-    candidates = [token for token in statement.tokens if token.text == names[0]]
+    path = {names[0], names[0].rpartition(".")[2]}  # of `spend.orgs` the last part is the one that is wrong
+    candidates = [token for token in statement.tokens if token.text in path]
     if problem.startswith("unexpected token"):
         for token in candidates:
             try:

@@ -210,6 +210,10 @@ class Ledger(Protocol):
         that exists is a `ValueError`."""
         ...
 
+    def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
+        """How each quota stands, in the order of the charges; nothing is charged."""
+        ...
+
     def find(self, reservation_id: str) -> Reservation | None: ...
 
     def find_by_request(self, request_id: str) -> Reservation | None:
@@ -234,6 +238,6 @@ class Ledger(Protocol):
     def prune(self, now_ns: int, keep_ns: int, at_most: int) -> int:
         """Forgets up to `at_most` ended reservations, journal entries and counters older than `keep_ns`; answers how many.
 
-        Balances, pending reservations and the usage report stay. Called again until it answers 0.
+        Balances, pending reservations and the usage report stay. Called now and then.
         """
         ...

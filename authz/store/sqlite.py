@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from authz.identity.keys import IssuedKey
-from authz.quota.ledger import Actual, Change, Event, Full, Held, Hold, Reservation, UsageRow
+from authz.model import QuotaState
+from authz.quota.ledger import Actual, Change, Charge, Event, Full, Held, Hold, Reservation, UsageRow
 from authz.store import accounts, housekeeping, transactions
 from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
 from authz.store.housekeeping import Balances
@@ -51,6 +52,9 @@ class SqliteStore:
                 transactions.reserve(connection, hold, body, now_ns) for hold, body in zip(holds, bodies, strict=True)
             )
         )
+
+    def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
+        return self._reports.read(lambda connection: transactions.look(connection, charges, now_ns))
 
     def settle(self, reservation_id: str, actual: Actual, now_ns: int) -> Change:
         accounts.check_actual(actual)

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from authz.model import QuotaState
 from authz.quota.ledger import (
     TRANSITIONS,
     Actual,
@@ -69,7 +70,7 @@ def reserve(connection: Connection, hold: Hold, body: bytes, now_ns: int) -> Hel
             raise ValueError("the reservation's id is already used by another request, expected a new one")
 
     # Does all of it fit.
-    opened = _open_accounts(connection, hold, now_ns)
+    opened = _open_accounts(connection, hold.charges, now_ns)
     refused = accounts.refusal(hold.charges, opened, now_ns)
     if refused is not None:
         return refused
@@ -90,6 +91,11 @@ def reserve(connection: Connection, hold: Hold, body: bytes, now_ns: int) -> Hel
     )
     _journal(connection, "reserve", hold.id, changes, now_ns)
     return Held(hold.id, accounts.quota_states(hold.charges, opened, now_ns))
+
+
+def look(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
+    """How each quota stands before anything is charged."""
+    return accounts.quota_states(charges, _open_accounts(connection, charges, now_ns), now_ns)
 
 
 def end(connection: Connection, reservation_id: str, event: Event, actual: Actual | None, now_ns: int) -> Change:
@@ -151,9 +157,9 @@ def _reservation(identity: str, code: int, created_ns: int, deadline_ns: int, pa
     return Reservation(identity, STATES[code], created_ns, deadline_ns, body.charges, body.terms)
 
 
-def _open_accounts(connection: Connection, hold: Hold, now_ns: int) -> dict[str, Account]:
+def _open_accounts(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
     """Each counter of the hold once, as it stands without the hold."""
-    found = accounts.amounts_by_counter(hold.charges)
+    found = accounts.amounts_by_counter(charges)
     known = {name: (identity, tally) for name, identity, tally in connection.execute(_select_counters(len(found)), [*found])}
     opened: dict[str, Account] = {}
     for name, (charge, amount) in found.items():
@@ -173,7 +179,7 @@ def _select_counters(how_many: int) -> str:
 
 def _again(connection: Connection, identity: str, hold: Hold, held: list[int], now_ns: int) -> Held:
     """The answer to a hold that is pending already: nothing is charged, and `used` is without what it holds itself."""
-    opened = _open_accounts(connection, hold, now_ns)
+    opened = _open_accounts(connection, hold.charges, now_ns)
     for name, line in _lines(hold.charges, held):
         account = opened[name]
         if line.bucket >= account.window.oldest_live(account.bucket):

@@ -1,0 +1,70 @@
+"""A folder with settings and a copy of the reference bundle: what a test opens an engine or runs a command on."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from authz.compose import Engine
+from authz.identity.keys import IssuedKey, digest, mint
+from authz.model import Request
+from authz.settings import read_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+UPSTREAM_KEY = "gsk_made_up_for_tests"
+START_NS = 1_795_996_800 * 1_000_000_000  # 2026-11-30 00:00:00 UTC, a Monday
+
+
+class Time:
+    """A clock that a test moves."""
+
+    def __init__(self, now_ns: int = START_NS) -> None:
+        self.now_ns = now_ns
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 1e9)
+
+
+def lay_out(folder: Path, *quotas: str) -> Path:
+    """Writes settings and bundle into `folder`, with more rows of quotas as flow YAML; answers the settings' path."""
+    shutil.copytree(ROOT / "policies", folder / "policies")
+    if quotas:
+        path = folder / "policies/quotas.yaml"
+        path.write_text(path.read_text() + "".join(f"  - {{{row}}}\n" for row in quotas))
+    config = folder / "authz.yaml"
+    config.write_text("store: sqlite:///authz.db\nrecords: {file: decisions.jsonl}\n")
+    return config
+
+
+class Place:
+    """An engine whose time and background work a test drives by hand."""
+
+    def __init__(self, folder: Path, engine: Engine, time: Time) -> None:
+        self.folder, self.engine, self.time = folder, engine, time
+        self._random = random.Random(7)
+
+    def issue(self, key: str, **fields: Any) -> str:
+        secret = mint(self._random.choice)
+        self.engine.store.put_key(IssuedKey(digest(secret), key, self.time(), **fields))
+        self.engine.tick()
+        return secret
+
+    def request(self, secret: str, model: str = "llama-3.1-8b-instant", request_id: str = "", **fields: Any) -> Request:
+        body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 16} | fields
+        headers = (("authorization", f"Bearer {secret}"), ("content-type", "application/json"))
+        return Request("POST", "/openai/v1/chat/completions", headers, json.dumps(body).encode(), request_id)
+
+
+@contextmanager
+def opened(folder: Path, *quotas: str, upstream_key: str = UPSTREAM_KEY) -> Iterator[Place]:
+    config, time = lay_out(folder, *quotas), Time()
+    with Engine(read_settings(config), environ={"GROQ_API_KEY": upstream_key}, clock=time) as engine:
+        yield Place(folder, engine, time)
