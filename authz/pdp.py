@@ -145,11 +145,13 @@ class Pdp:
 
         # 3 quota: what has to fit, and how full it is where a policy asks
         charges = bundle.quotas.charges(principal, model.id, model.groups, trace.estimate)
-        fill = self._store.look(charges, trace.started_ns) if bundle.policy.reads_quotas else ()
+        asked = Uid("Model", model.id)
+        reads = bundle.policy.reads_quotas(principal, ask.action, asked)
+        fill = self._store.look(charges, trace.started_ns) if reads else ()
 
         # 4 policy: may they
         context = _context(trace, ask, trace.estimate, _Fill(principal, fill))
-        trace.verdict = verdict = bundle.policy.decide(principal, ask.action, (Uid("Model", model.id),), context)
+        trace.verdict = verdict = bundle.policy.decide(principal, ask.action, (asked,), context)
         if not verdict.allowed:
             raise _policy_refusal(verdict, principal, ask, model)
 

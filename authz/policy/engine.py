@@ -65,8 +65,6 @@ class Plan(Struct, frozen=True):
 class PolicyEngine:
     """The policies of one bundle. Immutable but for its caches, and safe in threads.
 
-    reads_quotas  some policy looks at how full the quotas are: only then is it worth finding out
-
     Raises `SchemaMismatch`, `CedarError` or `EntityError` when built on parts that do not fit each other.
     """
 
@@ -83,11 +81,15 @@ class PolicyEngine:
         _check_entities(table, schema)
         _check_schema(schema, ContextWriter(zone))
         self.slices: Final = Slices(policies)
-        self.reads_quotas: Final = any(policy.facts is None or policy.facts & QUOTA_FACTS for policy in self.slices.policies)
         self._writer = ContextWriter(zone)
         self._plan: Callable[[Principal, str, Uid], Plan | str] = lru_cache(maxsize=max_plans)(
             _planner(self.slices, table, schema)
         )
+
+    def reads_quotas(self, principal: Principal, action: str, resource: Uid) -> bool:
+        """Whether a policy in reach looks at how full the quotas are: only then is it worth finding out."""
+        plan = self._plan(principal, action, resource)
+        return not isinstance(plan, str) and not plan.facts.isdisjoint(QUOTA_FACTS)
 
     def decide(self, principal: Principal, action: str, resources: tuple[Uid, ...], context: Context | AdminContext) -> Verdict:
         """Allowed only if every resource is, without a single error. `resources` holds at least one."""
