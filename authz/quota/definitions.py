@@ -32,7 +32,6 @@ import limits
 from msgspec import Struct
 
 from authz.model import MAX_AMOUNT, NANOS_PER_USD, Meter, Uid
-from authz.quota.ledger import OnStoreError
 from authz.quota.windows import GAUGE, Kind, Period, Window, calendar, check_time_zone, sliding
 
 MAX_QUOTAS: Final = 100_000
@@ -77,7 +76,6 @@ class QuotaRow(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     per: Per | None = None
     mode: Mode = Mode.ENFORCE
     reserve: Reserve | None = None
-    on_store_error: OnStoreError = OnStoreError.DENY
 
 
 class QuotaFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,7 +103,6 @@ class Quota(Struct, frozen=True):
     per: Per | None
     enforced: bool
     reserve: Reserve
-    on_store_error: OnStoreError
 
 
 def parse_quotas(file: QuotaFile) -> tuple[Quota, ...]:
@@ -149,7 +146,6 @@ def parse_quota(row: QuotaRow, time_zone: str) -> Quota:
         per=per,
         enforced=row.mode is Mode.ENFORCE,
         reserve=row.reserve or (Reserve.WORST_CASE if row.what is Meter.SPEND else Reserve.ADAPTIVE),
-        on_store_error=row.on_store_error,
     )
 
 

@@ -48,14 +48,6 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
 }
 
 
-class OnStoreError(StrEnum):
-    """What a quota does when the store cannot answer."""
-
-    DENY = "deny"
-    ALLOW = "allow"
-    SHARE = "share"
-
-
 class Charge(Struct, frozen=True):
     """An amount against one quota of one scope.
 
@@ -77,7 +69,6 @@ class Charge(Struct, frozen=True):
     amount: int
     limit: int
     enforced: bool = True
-    on_store_error: OnStoreError = OnStoreError.DENY
     alerts_at: tuple[int, ...] = ()
 
 

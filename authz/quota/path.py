@@ -74,7 +74,6 @@ class QuotaIndex:
                         amount=amount,
                         limit=quota.limit,
                         enforced=quota.enforced,
-                        on_store_error=quota.on_store_error,
                         alerts_at=quota.alerts_at,
                     )
                 )

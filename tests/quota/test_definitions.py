@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from authz.model import MAX_AMOUNT, Meter, Uid
 from authz.quota.definitions import DefinitionError, Per, Quota, QuotaFile, Reserve, parse_quotas, parse_uid
-from authz.quota.ledger import OnStoreError
 from authz.quota.windows import GAUGE, Period, calendar, sliding
 from authz.yamlfile import parse_yaml
 
@@ -36,7 +35,7 @@ quotas:
     what: spend
     limit: 500 USD/month
     alerts: [400 USD, 100 USD, 50%]
-  - {id: chat, scope: 'Key::"chatbot-prod"', what: tokens, limit: 100000/minute, mode: shadow, on_store_error: share}
+  - {id: chat, scope: 'Key::"chatbot-prod"', what: tokens, limit: 100000/minute, mode: shadow}
   - id: large
     scope: [ModelGroup::"large", Team::"research"]
     what: in_flight
@@ -56,10 +55,9 @@ quotas:
         per=None,
         enforced=True,
         reserve=Reserve.WORST_CASE,
-        on_store_error=OnStoreError.DENY,
     )
     assert (chat.limit, chat.window, chat.enforced) == (100_000, sliding(60), False)
-    assert (chat.reserve, chat.on_store_error) == (Reserve.ADAPTIVE, OnStoreError.SHARE)
+    assert chat.reserve is Reserve.ADAPTIVE
     assert (large.limit, large.window, large.per) == (20, GAUGE, Per.KEY)
     assert large.scope == (Uid("Team", "research"), Uid("ModelGroup", "large"))
     assert large.models == ("gpt-oss", "llama")

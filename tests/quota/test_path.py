@@ -92,10 +92,10 @@ def test_an_absurd_estimate_is_refused(amount: int) -> None:
 
 
 def test_a_charge_carries_what_the_quota_says() -> None:
-    row = {"what": "spend", "limit": "5 USD/month", "alerts": ["1 USD"], "mode": "shadow", "on_store_error": "allow"}
+    row = {"what": "spend", "limit": "5 USD/month", "alerts": ["1 USD"], "mode": "shadow"}
     (charge,) = index(row).charges(ANN, "llama", (), ESTIMATE)
     assert (charge.quota, charge.limit, charge.enforced, charge.alerts_at) == ("q0", 5 * 10**9, False, (10**9,))
-    assert (charge.on_store_error.value, charge.window.name) == ("allow", "month")
+    assert charge.window.name == "month"
 
 
 def test_the_counter_outlives_the_quotas_name_and_limit() -> None:
