@@ -30,6 +30,8 @@ TICK_S: Final = 0.5
 
 _SWEEP: Final = 500
 _TICKS_TO_PRUNE: Final = 20
+"""Forgetting takes the write lock, and nothing waits for it: every ten seconds is soon enough."""
+
 _LATE: Final = 100_000
 _log = logging.getLogger(__name__)
 
@@ -42,7 +44,9 @@ class Engine:
 
     def __init__(self, settings: Settings, *, environ: Mapping[str, str], clock: Clock | None = None) -> None:
         clock = clock or system_clock()
-        self._clock, self._ticks, self._keep_ns = clock, 0, settings.retention_days * 86_400 * 1_000_000_000
+        self._clock = clock
+        self._ticks = 0
+        self._keep_ns = settings.retention_days * 86_400 * 1_000_000_000
         self._late: deque[Receipt] = deque(maxlen=_LATE)
         self._closing = threading.Event()
         self.bundle: Bundle = load_bundle(Path(settings.bundle))

@@ -8,7 +8,7 @@ Allow is constructed in `conclude` and nowhere else; every other way out is a `D
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Protocol, assert_never
 from zoneinfo import ZoneInfo
@@ -123,7 +123,7 @@ class Pdp:
 
         # 1 identity: who is asking
         secret_digest = digest(bearer(request))
-        key = self._ring.find(secret_digest, trace.started_ns) or bundle.directory.digests.get(secret_digest)
+        key = self._ring.find(secret_digest, trace.started_ns) or bundle.directory.key_of_digest(secret_digest)
         trace.principal = principal = bundle.directory.principal(key, trace.started_ns) if key else None
         if principal is None:
             raise invalid()
@@ -150,7 +150,7 @@ class Pdp:
         fill = self._store.look(charges, trace.started_ns) if reads else ()
 
         # 4 policy: may they
-        context = _context(trace, ask, trace.estimate, _Fill(principal, fill))
+        context = _context(trace, ask, trace.estimate, principal, fill)
         trace.verdict = verdict = bundle.policy.decide(principal, ask.action, (asked,), context)
         if not verdict.allowed:
             raise _policy_refusal(verdict, principal, ask, model)
@@ -294,7 +294,7 @@ def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
             assert_never(found)
 
 
-def _context(trace: Trace, ask: Ask, bound: Estimate, fill: _Fill) -> Context:
+def _context(trace: Trace, ask: Ask, bound: Estimate, principal: Principal, fill: tuple[QuotaState, ...]) -> Context:
     return Context(
         input_tokens=bound.at_most[Meter.INPUT_TOKENS],
         max_output_tokens=bound.at_most[Meter.OUTPUT_TOKENS],
@@ -304,26 +304,24 @@ def _context(trace: Trace, ask: Ask, bound: Estimate, fill: _Fill) -> Context:
         tools=ask.tools,
         source_ip=trace.request.source_ip,
         now_ns=trace.started_ns,
-        spend=fill.percents(lambda state: state.meter is Meter.SPEND),
-        window=fill.percents(lambda state: state.meter is not Meter.SPEND),
+        spend=_fullest(principal, (state for state in fill if state.meter is Meter.SPEND)),
+        window=_fullest(principal, (state for state in fill if state.meter is not Meter.SPEND)),
     )
 
 
-class _Fill:
-    """How full the quotas of a request are at each scope above it: the fullest one counts."""
+def _fullest(principal: Principal, states: Iterable[QuotaState]) -> Percents:
+    """How full the fullest of these quotas is at each scope above a request, in whole per cent, rounded down; 0 without one."""
+    full: dict[str, int] = {}
+    for state in states:
+        full[state.scope] = max(full.get(state.scope, 0), state.used * 100 // state.limit)
+    if not full:
+        return Percents()
 
-    def __init__(self, principal: Principal, states: tuple[QuotaState, ...]) -> None:
-        self._states = states
-        own = principal.uid if principal.uid.type == "Key" else None
-        self._scopes = {"org": principal.organisation, "team": principal.team, "user": principal.user, "key": own}
+    def at(uid: Uid | None) -> int:
+        return full.get(str(uid), 0) if uid is not None else 0
 
-    def percents(self, counts: Callable[[QuotaState], bool]) -> Percents:
-        """In whole per cent, rounded down; a scope without such a quota is at 0."""
-        found: dict[str, int] = {}
-        for name, uid in self._scopes.items():
-            full = [state.used * 100 // state.limit for state in self._states if counts(state) and state.scope == str(uid)]
-            found[name] = max(full, default=0)
-        return Percents(**found)
+    own = principal.uid if principal.uid.type == "Key" else None
+    return Percents(org=at(principal.organisation), team=at(principal.team), user=at(principal.user), key=at(own))
 
 
 def _policy_refusal(verdict: Verdict, principal: Principal, ask: Ask, model: ModelSpec) -> Refused:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from demo.scenario import run
+from demo.scenario import add_budget, run
 from demo.stack import Stack
 
 
@@ -26,8 +26,6 @@ def main() -> int:
 
 
 def _stack(folder: Path, listen: str, groq_key: str = "") -> Stack:
-    from demo.scenario import add_budget
-
     return Stack(folder, listen=listen or "127.0.0.1:0", groq_key=groq_key, change=None if groq_key else add_budget)
 
 

@@ -33,12 +33,9 @@ class Time:
         self.now_ns += round(seconds * 1e9)
 
 
-def lay_out(folder: Path, *quotas: str) -> Path:
-    """Writes settings and bundle into `folder`, with more rows of quotas as flow YAML; answers the settings' path."""
+def lay_out(folder: Path) -> Path:
+    """Writes settings and bundle into `folder`; answers the settings' path."""
     shutil.copytree(ROOT / "policies", folder / "policies")
-    if quotas:
-        path = folder / "policies/quotas.yaml"
-        path.write_text(path.read_text() + "".join(f"  - {{{row}}}\n" for row in quotas))
     config = folder / "authz.yaml"
     config.write_text("store: sqlite:///authz.db\nrecords: {file: decisions.jsonl}\n")
     return config
@@ -64,7 +61,7 @@ class Place:
 
 
 @contextmanager
-def opened(folder: Path, *quotas: str, upstream_key: str = UPSTREAM_KEY) -> Iterator[Place]:
-    config, time = lay_out(folder, *quotas), Time()
+def opened(folder: Path, *, upstream_key: str = UPSTREAM_KEY) -> Iterator[Place]:
+    config, time = lay_out(folder), Time()
     with Engine(read_settings(config), environ={"GROQ_API_KEY": upstream_key}, clock=time) as engine:
         yield Place(folder, engine, time)

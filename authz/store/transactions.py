@@ -158,7 +158,7 @@ def _reservation(identity: str, code: int, created_ns: int, deadline_ns: int, pa
 
 
 def _open_accounts(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
-    """Each counter of the hold once, as it stands without the hold."""
+    """Each counter of the charges once, as it stands without them."""
     found = accounts.amounts_by_counter(charges)
     known = {name: (identity, tally) for name, identity, tally in connection.execute(_select_counters(len(found)), [*found])}
     opened: dict[str, Account] = {}

@@ -222,7 +222,7 @@ def test_6_the_settled_usage_is_the_upstreams_to_the_token(make_client: Callable
     assert usage["chatbot-prod"]["requests_today"] == 9
     assert usage["batch-processor"]["requests_today"] == 3
     assert sum(row["tokens_today"] for row in usage.values()) == tokens
-    assert sum(float(row["estimated_cost_usd"]) for row in usage.values()) == pytest.approx(cost / 1e9, abs=2e-6)
+    assert sum(float(row["estimated_cost_usd"]) for row in usage.values()) == pytest.approx(cost / 1e9, abs=1e-6)
     store = open_store(client.stack.settings.store)
     try:
         assert sum(row.cost_nanousd for row in store.usage("2000-01-01", "2999-12-31")) == cost
