@@ -14,21 +14,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from authz.bundle import Bundle, load_bundle
+from authz.alerts import Deliverer, Format, Webhook, WebhookError
+from authz.bundle import Bundle, BundleSource
+from authz.bundle.watch import Watcher
 from authz.clock import Clock, system_clock
 from authz.errors import ConfigError, StoreUnavailable
+from authz.fallback import Fallback
 from authz.identity.credentials import KeyRing
-from authz.model import DecisionRecord, Receipt, Secret
+from authz.model import Receipt, Record, Secret
 from authz.pdp import Pdp
+from authz.quota.calibration import Calibration
 from authz.quota.ledger import Change
-from authz.settings import Settings, Upstream
-from authz.store import SqliteStore, open_store
+from authz.review import gate
+from authz.settings import Alerts, Settings, Upstream
+from authz.settlement import Settler
+from authz.store import Store, open_store
+from authz.telemetry.exporters import meter_provider
+from authz.telemetry.metrics import Metrics
 from authz.telemetry.records import RecordWriter
 
 TICK_S: Final = 0.5
 """How often issued keys are read again and the sweeper runs: half of the second within which a revocation is promised."""
 
 _SWEEP: Final = 500
+_CATCH_UP: Final = 5_000
+_TICKS_TO_LEARN: Final = 10
 _TICKS_TO_PRUNE: Final = 20
 """Forgetting takes the write lock, and nothing waits for it: every ten seconds is soon enough."""
 
@@ -40,43 +50,90 @@ class Engine:
     """Everything one process needs to decide and settle, opened from settings; close it, or use it in a `with`.
 
     Raises `ConfigError` or `StoreUnavailable` on opening: a process starts only on a good bundle and a store that answers.
+
+    load  reads a bundle's folder; by default through the gate, which proves it in a child process first
     """
 
-    def __init__(self, settings: Settings, *, environ: Mapping[str, str], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environ: Mapping[str, str],
+        clock: Clock | None = None,
+        load: Callable[[Path], Bundle] = gate.admit,
+    ) -> None:
         clock = clock or system_clock()
         self._clock = clock
         self._ticks = 0
         self._keep_ns = settings.retention_days * 86_400 * 1_000_000_000
         self._late: deque[Receipt] = deque(maxlen=_LATE)
         self._closing = threading.Event()
-        self.bundle: Bundle = load_bundle(Path(settings.bundle))
+        folder = Path(settings.bundle)
         self.upstream_key: Secret | None = _upstream_key(settings.upstream, environ)
         with ExitStack() as stack:
-            self.store: SqliteStore = open_store(settings.store)
+            self.source = BundleSource(folder, load, clock=clock, reloaded=lambda outcome: metrics.reloaded(outcome))
+            metrics = Metrics(meter_provider(settings.metrics.listen, stack), self._bundle_state)
+            self._watcher = Watcher(self.source, folder, poll_s=settings.reload.poll_s) if settings.reload.watch else None
+            self.store: Store = open_store(settings.store)
             stack.callback(self.store.close)
+            local = open_store("sqlite:///:memory:")
+            stack.callback(local.close)
+            self.fallback = Fallback(self.store, local, replicas=settings.replicas, admitted=metrics.degraded)
+            self.calibration = Calibration(self.store)
+            self.calibration.refresh()
+            webhooks = _webhooks(settings.alerts, environ)
+            self._deliverer = Deliverer(self.store, webhooks, clock=clock, told=metrics.delivered) if webhooks else None
             self._ring = KeyRing(self.store)
             self._ring.refresh()
+            record = _record_sink(settings.records.file, stack)
             self.pdp = Pdp(
                 self,
                 self._ring,
-                self.store,
+                self.fallback,
                 clock=clock,
                 new_id=lambda: secrets.token_hex(16),
-                record=_record_sink(settings.records.file, stack),
+                record=record,
+                metrics=metrics,
                 ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
+                expect=self.calibration.find,
+            )
+            self.settler = Settler(
+                self.fallback,
+                clock=clock,
+                record=record,
+                observe=self.calibration.observe,
+                alerted=lambda alert: metrics.alerted(alert.quota),
             )
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
             self._resources = stack.pop_all()
 
+    @property
+    def bundle(self) -> Bundle:
+        """The one in force. Read once for a decision."""
+        return self.source.current
+
+    def _bundle_state(self) -> tuple[str, bool]:
+        status = self.source.status
+        return status.digest, bool(status.refused)
+
     def start(self) -> Self:
-        """Begins the background work: keys are read again, late receipts and overdue reservations are settled."""
+        """Begins the background work: keys are read again, late receipts and overdue reservations are settled, alerts are
+        delivered, and the bundle's folder is watched."""
         self._ticker.start()
+        if self._deliverer is not None:
+            self._deliverer.start()
+        if self._watcher is not None:
+            self._watcher.start()
         return self
 
     def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
         self._closing.set()
         if self._ticker.is_alive():
             self._ticker.join()
+        if self._deliverer is not None:
+            self._deliverer.close()
         self._resources.close()
 
     def __enter__(self) -> Self:
@@ -88,7 +145,7 @@ class Engine:
     def settle(self, receipt: Receipt) -> Change | None:
         """Settles now, or once the store answers again (None). A receipt that is lost all the same ends as the estimate."""
         try:
-            return self.pdp.settle(receipt)
+            return self.settler.settle(receipt)
         except StoreUnavailable as error:
             _log.error("a settlement waits for the store", extra={"error": str(error)})
             self._late.append(receipt)
@@ -96,15 +153,22 @@ class Engine:
 
     def tick(self) -> None:
         """One round of the background work. Raises `StoreUnavailable`; the next round goes on where this one stopped."""
+        now_ns = self._clock()
+        self.fallback.tidy(now_ns, _CATCH_UP)  # needs no store, and is needed most where there is none
         self._ring.refresh()
+        self.settler.tell(self.fallback.catch_up(now_ns, _CATCH_UP))
         while self._late:
-            self.pdp.settle(self._late[0])
+            self.settler.settle(self._late[0])
             self._late.popleft()
-        while self.pdp.expire(_SWEEP) == _SWEEP:
+        while self.settler.expire(_SWEEP) == _SWEEP:
             pass
         self._ticks += 1
+        if self._ticks % _TICKS_TO_LEARN == 0:
+            self.calibration.flush(now_ns)
+            self.calibration.refresh()
         if self._ticks % _TICKS_TO_PRUNE == 0:
-            self.store.prune(self._clock(), self._keep_ns, _SWEEP)
+            self.store.prune(now_ns, self._keep_ns, _SWEEP)
+        self.store.checkpoint()
 
     def _run(self) -> None:
         while not self._closing.wait(TICK_S):
@@ -114,8 +178,8 @@ class Engine:
                 _log.error("the store does not answer", extra={"error": str(error)})
 
 
-def _record_sink(file: str, stack: ExitStack) -> Callable[[DecisionRecord], None]:
-    """Where decision records go: a file, standard output, or nowhere."""
+def _record_sink(file: str, stack: ExitStack) -> Callable[[Record], None]:
+    """Where records go: a file, standard output, or nowhere."""
     if not file:
         return _nowhere
     stream: BinaryIO = sys.stdout.buffer if file == "-" else stack.enter_context(_append(Path(file)))
@@ -130,8 +194,23 @@ def _append(path: Path) -> BinaryIO:
         raise ConfigError(str(path), f"decision records cannot be written: {(error.strerror or '').lower()}") from None
 
 
-def _nowhere(record: DecisionRecord) -> None:
+def _nowhere(record: Record) -> None:
     """For those who want no records."""
+
+
+def _webhooks(alerts: Alerts, environ: Mapping[str, str]) -> tuple[Webhook, ...]:
+    """Never says an address: there may be a secret in it."""
+    found = []
+    for index, row in enumerate(alerts.webhooks):
+        where = f"alerts.webhooks[{index}]"
+        address = row.url or environ.get(row.url_env, "").strip()
+        if not address:
+            raise ConfigError(where, f"the environment variable `{row.url_env}` is not set, expected the webhook's address")
+        try:
+            found.append(Webhook.at(address, Format(row.format)))
+        except WebhookError as error:
+            raise ConfigError(where, str(error)) from None
+    return tuple(found)
 
 
 def _upstream_key(upstream: Upstream, environ: Mapping[str, str]) -> Secret | None:

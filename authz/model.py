@@ -67,6 +67,7 @@ class Request(Struct, frozen=True):
 
     headers  names in lower case, values as they came, in order; a name that came twice stands twice
     body     the whole body, as bytes; `None` where the enforcement point could not pass it whole
+    peer     the identity that the enforcement point itself has verified of whoever is connected (mTLS), or empty
     """
 
     method: str
@@ -75,6 +76,7 @@ class Request(Struct, frozen=True):
     body: bytes | None
     request_id: str = ""
     source_ip: str = ""
+    peer: str = ""
 
     def header(self, name: str) -> tuple[str, ...]:
         """Every value that came under `name` (lower case)."""
@@ -125,6 +127,20 @@ class Estimate(Struct, frozen=True):
     expected: dict[Meter, int]
 
 
+class Asked(Struct, frozen=True):
+    """A request of which is known who asks and for what: what a bundle decides on, whatever door it came through.
+
+    estimate  where it is known already, as of a recorded decision; None has it worked out from `ask`
+    """
+
+    principal: Principal
+    ask: Ask
+    now_ns: int
+    source_ip: str = ""
+    request_id: str = ""
+    estimate: Estimate | None = None
+
+
 class Price(Struct, frozen=True):
     """Nano-dollars for a million tokens. A reservation carries its own copy, so a later price change does not reach it."""
 
@@ -164,10 +180,14 @@ class QuotaState(Struct, frozen=True, omit_defaults=True):
         return max(0, self.limit - self.used - self.requested)
 
 
-class DecisionRecord(Struct, frozen=True, kw_only=True):
+class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="decision"):
     """The audit row, one JSON line each. It never holds a prompt, a key or a token.
 
     The first four fields differ between two runs of one request; all others are equal through whatever door it came.
+
+    models    the names that the request gave, made printable; `model` is what the first of them stands for
+    quota     id of the one that refused
+    endpoint, service_tier, tools, source_ip  what policies saw of the request, so that it can be decided again
     """
 
     decision_id: str
@@ -188,13 +208,47 @@ class DecisionRecord(Struct, frozen=True, kw_only=True):
     method: str = ""
     path: str = ""
     action: str | None = None
+    models: tuple[str, ...] = ()
     model: str | None = None
-    stream: bool | None = None
+    endpoint: str = ""
+    stream: bool = False
+    service_tier: str = ""
+    tools: bool = False
+    source_ip: str = ""
     policies: tuple[str, ...] = ()
     policy_errors: tuple[str, ...] = ()
     shadow_policies: tuple[str, ...] | UnsetType = UNSET
     quotas: tuple[QuotaState, ...] = ()
-    estimate: dict[Meter, int] = {}
+    quota: str | None = None
+    estimate: Estimate | None = None
+
+
+class Outcome(StrEnum):
+    """How a request that was allowed ended, as the enforcement point saw it."""
+
+    ANSWERED = "answered"  # upstream answered with success: its usage counts, without one the estimate stands
+    ABANDONED = "abandoned"  # the client left, or the stream broke, after the upstream had it: the estimate stands
+    UPSTREAM_ERROR = "upstream_error"  # upstream answered 4xx or 5xx: nothing is owed
+    NOT_SENT = "not_sent"  # it never reached the upstream: nothing is owed
+
+
+class SettlementRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="settlement"):
+    """How a reservation ended, one JSON line each, after the line of its decision.
+
+    outcome  as the enforcement point saw it · state  of the reservation from then on
+    amounts  what was posted, by meter; empty where everything was given back
+    """
+
+    time: str
+    reservation_id: str
+    version: int = 1
+    outcome: Outcome
+    state: str
+    amounts: dict[Meter, int] = {}
+    usage: Usage | None = None
+
+
+Record = DecisionRecord | SettlementRecord
 
 
 class Allow(Struct, frozen=True):
@@ -222,15 +276,6 @@ class Deny(Struct, frozen=True):
 
 
 Decision = Allow | Deny
-
-
-class Outcome(StrEnum):
-    """How a request that was allowed ended, as the enforcement point saw it."""
-
-    ANSWERED = "answered"  # upstream answered with success: its usage counts, without one the estimate stands
-    ABANDONED = "abandoned"  # the client left, or the stream broke, after the upstream had it: the estimate stands
-    UPSTREAM_ERROR = "upstream_error"  # upstream answered 4xx or 5xx: nothing is owed
-    NOT_SENT = "not_sent"  # it never reached the upstream: nothing is owed
 
 
 class Receipt(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The decision, phase by phase. Read `prepare`, `conclude` and `settle`: they are the specification.
+"""The decision, phase by phase. Read `prepare`, `_weigh` and `conclude`: they are the specification.
 
 `conclude` is pure, and `prepare` reads of the store only how full the quotas are, where a policy asks. The one act is the
 reservation between them.
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
-from typing import Protocol, assert_never
+from datetime import datetime
+from typing import Final, Protocol, assert_never
 from zoneinfo import ZoneInfo
 
-import msgspec
 from msgspec import Struct
 
 from authz.answers import Answer, limit_headers, quota_refusal, refusal
@@ -27,22 +26,31 @@ from authz.inference.pricebook import Decommissioned, ModelSpec
 from authz.model import (
     Allow,
     Ask,
+    Asked,
     Decision,
     DecisionRecord,
     Deny,
     Estimate,
     Meter,
-    Outcome,
+    Price,
     Principal,
     QuotaState,
-    Receipt,
+    Record,
     Request,
     Secret,
     Uid,
+    Usage,
 )
 from authz.policy import Context, Percents, Verdict
-from authz.quota.ledger import Actual, Change, Full, Held, Hold, Ledger, Reservation, Terms
+from authz.quota.calibration import Expectation
+from authz.quota.ledger import Charge, Full, Held, Hold, Terms
 from authz.reasons import Reason
+from authz.telemetry.metrics import Metrics
+from authz.telemetry.records import timestamp
+
+DEGRADED_HEADER: Final = "x-authz-degraded"
+"""Says of an answer that it was given without the store, and which declaration let it: `allow` or `share`."""
+
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +63,14 @@ class Parts(Protocol):
 
     @property
     def upstream_key(self) -> Secret | None: ...
+
+
+class Reserver(Protocol):
+    """As much of a `Ledger` as a decision needs."""
+
+    def reserve(self, hold: Hold, now_ns: int) -> Held | Full: ...
+
+    def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]: ...
 
 
 class Trace(Struct):
@@ -71,50 +87,49 @@ class Trace(Struct):
     verdict: Verdict | None = None
     estimate: Estimate | None = None
     states: tuple[QuotaState, ...] = ()
+    refused_by: str | None = None
 
 
 class Pdp:
-    """Decides and settles. Safe in threads: a decision's state is its own `Trace`.
+    """Decides. Safe in threads: a decision's state is its own `Trace`.
 
     new_id  an unguessable id of 128 bits or more; also the name under which a reservation is reported on
     record  takes the decision record; must not block
+    expect  what a key is known to use on a model; None for no more than the price book says
     """
 
     def __init__(
         self,
         parts: Parts,
         ring: KeyRing,
-        store: Ledger,
+        store: Reserver,
         *,
         clock: Clock,
         new_id: Callable[[], str],
-        record: Callable[[DecisionRecord], None],
+        record: Callable[[Record], None],
+        metrics: Metrics,
         ttl_ns: int,
+        expect: Callable[[str, str], Expectation | None] = lambda key, model: None,
     ) -> None:
         self._parts, self._ring, self._store = parts, ring, store
-        self._clock, self._new_id, self._record, self._ttl_ns = clock, new_id, record, ttl_ns
+        self._clock, self._new_id, self._record, self._metrics, self._ttl_ns = clock, new_id, record, metrics, ttl_ns
+        self._expect = expect
 
     def decide(self, request: Request) -> Decision:
         """Allow or Deny. Never raises for what a caller sent or for a store that is gone."""
-        trace = Trace(self._new_id(), self._clock(), request, self._parts.bundle, self._parts.upstream_key)
-        try:
-            hold = self.prepare(trace)
-            decision = self.conclude(trace, self._store.reserve(hold, trace.started_ns))
-        except Refused as refused:
-            decision = self._deny(trace, refusal(refused))
-        except StoreUnavailable as error:
-            _log.error("the store did not answer", extra={"error": str(error), "decision_id": trace.decision_id})
-            unavailable = Refused(Reason.STORE_UNAVAILABLE, "The quota store is unavailable, retry shortly.")
-            decision = self._deny(trace, refusal(unavailable))
-        self._record(decision.record)
-        return decision
+        trace = self._trace(request)
+        return self._decided(trace, lambda: self.prepare(trace))
+
+    def judge(self, asked: Asked) -> Decision:
+        """The same for a request that is not there as bytes: a test case, or one that was recorded."""
+        trace = self._trace(Request("", "", (), None, asked.request_id, asked.source_ip))
+        trace.started_ns, trace.principal, trace.ask, trace.estimate = asked.now_ns, asked.principal, asked.ask, asked.estimate
+        return self._decided(trace, lambda: self._weigh(trace, asked.principal, asked.ask))
 
     def reject(self, refused: Refused) -> Deny:
         """The answer to what could not even be read as a request; recorded like any other."""
-        nothing = Request("", "", (), None)
-        trace = Trace(self._new_id(), self._clock(), nothing, self._parts.bundle, self._parts.upstream_key)
-        denied = self._deny(trace, refusal(refused))
-        self._record(denied.record)
+        denied = self._deny(self._trace(Request("", "", (), None)), refusal(refused))
+        self._tell_of(denied)
         return denied
 
     def prepare(self, trace: Trace) -> Hold:
@@ -128,41 +143,41 @@ class Pdp:
         if principal is None:
             raise invalid()
 
-        # 2 inference: what is asked, of which model, at what most
+        # 2 inference: what is asked
         trace.ask = ask = endpoints.read(request)
+        return self._weigh(trace, principal, ask)
+
+    def _weigh(self, trace: Trace, principal: Principal, ask: Ask) -> Hold:
+        bundle = trace.bundle
+
+        # 3 price: of which model, and what it costs at most
         trace.model = model = _model(bundle, ask)
         price = model.price
         if price is None or ask.action not in model.actions:
             raise Refused(Reason.MODEL_NOT_PRICED, f"The model `{model.id}` has no price for this use.", param="model")
-        trace.estimate = estimate.bound(
-            ask,
-            price,
-            context_tokens=model.context_tokens,
-            max_output_tokens=model.max_output_tokens,
-            overhead_tokens=model.prompt_overhead_tokens,
-            expected_output_tokens=model.expected_output_tokens,
-        )
+        trace.estimate = bound = trace.estimate or self._estimate(principal, ask, model, price)
 
-        # 3 quota: what has to fit, and how full it is where a policy asks
-        charges = bundle.quotas.charges(principal, model.id, model.groups, trace.estimate)
+        # 4 quota: what has to fit, and how full it is where a policy asks
+        charges = bundle.quotas.charges(principal, model.id, model.groups, bound)
         asked = Uid("Model", model.id)
         reads = bundle.policy.reads_quotas(principal, ask.action, asked)
         fill = self._store.look(charges, trace.started_ns) if reads else ()
 
-        # 4 policy: may they
-        context = _context(trace, ask, trace.estimate, principal, fill)
+        # 5 policy: may they
+        context = _context(trace, ask, bound, principal, fill)
         trace.verdict = verdict = bundle.policy.decide(principal, ask.action, (asked,), context)
         if not verdict.allowed:
             raise _policy_refusal(verdict, principal, ask, model)
 
-        # 5 upstream: is there a key to go with
+        # 6 upstream: is there a key to go with
         if trace.upstream_key is None:
             raise Refused(Reason.UPSTREAM_KEY_UNAVAILABLE, "No upstream key is available, retry shortly.")
 
+        request_id = trace.request.request_id
         return Hold(
             id=self._new_id(),
-            retry_key=f"{principal.uid}/{request.request_id}" if request.request_id else "",
-            request_id=request.request_id,
+            retry_key=f"{principal.uid}/{request_id}" if request_id else "",
+            request_id=request_id,
             charges=charges,
             terms=Terms(
                 day=_day(trace.started_ns, bundle.time_zone),
@@ -173,7 +188,9 @@ class Pdp:
                 model=model.id,
                 action=ask.action,
                 price=price,
-                at_most=trace.estimate.at_most,
+                at_most=bound.at_most,
+                expected_tokens=bound.expected.get(Meter.TOKENS, 0),
+                input_bytes=ask.input_bytes,
             ),
             ttl_ns=self._ttl_ns,
         )
@@ -185,48 +202,63 @@ class Pdp:
             case Held():
                 assert trace.upstream_key is not None  # INVARIANT: phase 5 refuses without one
                 record = self._recorded(trace, "allow", 200, reservation_id=outcome.reservation_id)
-                return Allow(outcome.reservation_id, trace.upstream_key, limit_headers(outcome.states, held=True), record)
+                headers = limit_headers(outcome.states, held=True)
+                if outcome.degraded is not None:
+                    headers = (*headers, (DEGRADED_HEADER, outcome.degraded.value))
+                    self._metrics.used_replaced_key()
+                return Allow(outcome.reservation_id, trace.upstream_key, headers, record)
             case Full():
                 assert trace.model is not None  # INVARIANT: phase 2 set it
+                trace.refused_by = outcome.states[outcome.quota].quota
                 return self._deny(trace, quota_refusal(outcome, trace.model.id, trace.started_ns))
             case _:
                 assert_never(outcome)
 
-    def settle(self, receipt: Receipt) -> Change:
-        """What the request really used takes the place of its estimate. Idempotent. Raises `StoreUnavailable`."""
-        # 1 which reservation: by our own id; by the request's where our answer was never applied
-        reservation = (
-            self._store.find(receipt.reservation_id)
-            if receipt.reservation_id
-            else self._store.find_by_request(receipt.request_id)
+    def _estimate(self, principal: Principal, ask: Ask, model: ModelSpec, price: Price) -> Estimate:
+        """The bound is the price book's; what is expected below it is what the key has used, once that is known."""
+        found = estimate.bound(
+            ask,
+            price,
+            context_tokens=model.context_tokens,
+            max_output_tokens=model.max_output_tokens,
+            overhead_tokens=model.prompt_overhead_tokens,
+            expected_output_tokens=model.expected_output_tokens,
         )
-        if reservation is None:
-            return Change(changed=False, state=None)
+        learned = self._expect(principal.uid.id, model.id)
+        if learned is None:
+            return found
+        likely = Usage(
+            input_tokens=min(learned.input_tokens(ask.input_bytes), found.at_most[Meter.INPUT_TOKENS]),
+            output_tokens=min(learned.output_tokens, found.at_most[Meter.OUTPUT_TOKENS]),
+        )
+        return Estimate(at_most=found.at_most, expected=estimate.amounts(likely, price))
 
-        # 2 what it owes
-        now_ns = self._clock()
-        match receipt.outcome:
-            case Outcome.UPSTREAM_ERROR | Outcome.NOT_SENT:
-                change = self._store.void(reservation.id, now_ns)
-            case Outcome.ANSWERED | Outcome.ABANDONED:
-                change = self._store.settle(reservation.id, _actual(reservation, receipt), now_ns)
-            case _:
-                assert_never(receipt.outcome)
+    def _trace(self, request: Request) -> Trace:
+        return Trace(self._new_id(), self._clock(), request, self._parts.bundle, self._parts.upstream_key)
 
-        # 3 who has to know
-        _tell(change)
-        return change
+    def _decided(self, trace: Trace, prepare: Callable[[], Hold]) -> Decision:
+        try:
+            hold = prepare()
+            decision = self.conclude(trace, self._store.reserve(hold, trace.started_ns))
+        except Refused as refused:
+            decision = self._deny(trace, refusal(refused))
+        except StoreUnavailable as error:
+            _log.error("the store did not answer", extra={"error": str(error), "decision_id": trace.decision_id})
+            unavailable = Refused(Reason.STORE_UNAVAILABLE, "The quota store is unavailable, retry shortly.")
+            decision = self._deny(trace, refusal(unavailable))
+        self._tell_of(decision)
+        return decision
 
-    def expire(self, at_most: int) -> int:
-        """Posts the estimates of up to `at_most` reservations that nobody reported on in time. Raises `StoreUnavailable`."""
-        changes = self._store.expire(self._clock(), at_most)
-        for change in changes:
-            _tell(change)
-        return len(changes)
-
-    def void(self, reservation_id: str) -> Change:
-        """Gives everything back: the request never left. Idempotent. Raises `StoreUnavailable`."""
-        return self._store.void(reservation_id, self._clock())
+    def _tell_of(self, decision: Decision) -> None:
+        record = decision.record
+        self._record(record)
+        self._metrics.decided(record)
+        if record.policy_errors:
+            # A forbid that errs protects nobody until it is mended, so this is an alert and not a statistic.
+            _log.error(
+                "a policy could not be evaluated",
+                extra={"alert": "policy_error", "errors": record.policy_errors, "decision_id": record.decision_id},
+            )
 
     def _deny(self, trace: Trace, answer: Answer) -> Deny:
         record = self._recorded(trace, "deny", answer.status, reason=answer.reason, message=answer.message)
@@ -245,7 +277,7 @@ class Pdp:
         principal, ask, verdict, request = trace.principal, trace.ask, trace.verdict, trace.request
         return DecisionRecord(
             decision_id=trace.decision_id,
-            time=datetime.fromtimestamp(trace.started_ns / 1e9, UTC).isoformat(timespec="milliseconds"),
+            time=timestamp(trace.started_ns),
             duration_us=(self._clock() - trace.started_ns) // 1000,
             reservation_id=reservation_id,
             request_id=request.request_id,
@@ -262,19 +294,20 @@ class Pdp:
             method=request.method if ask else "",
             path=request.path if ask else "",
             action=ask.action if ask else None,
+            models=tuple(_shown(name) for name in ask.models) if ask else (),
             model=trace.model.id if trace.model else None,
-            stream=ask.stream if ask else None,
+            endpoint=ask.endpoint if ask else "",
+            stream=ask.stream if ask else False,
+            service_tier=ask.service_tier if ask else "",
+            tools=ask.tools if ask else False,
+            source_ip=request.source_ip,
             policies=verdict.policies if verdict else (),
             policy_errors=verdict.errors if verdict else (),
             shadow_policies=verdict.shadow if verdict else (),
             quotas=trace.states,
-            estimate=trace.estimate.at_most if trace.estimate else {},
+            quota=trace.refused_by,
+            estimate=trace.estimate,
         )
-
-
-def _tell(change: Change) -> None:
-    for alert in change.alerts:
-        _log.warning("a threshold of a quota is reached", extra={"alert": msgspec.to_builtins(alert)})
 
 
 def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
@@ -288,8 +321,7 @@ def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
             instead = f" Use `{found.replacement}` instead." if found.replacement else ""
             raise Refused(Reason.MODEL_DECOMMISSIONED, f"The model `{name}` has been decommissioned.{instead}", param="model")
         case None:
-            shown = "".join(char if char.isprintable() else "?" for char in name[:80])
-            raise Refused(Reason.MODEL_NOT_FOUND, f"The model `{shown}` does not exist.", param="model")
+            raise Refused(Reason.MODEL_NOT_FOUND, f"The model `{_shown(name)}` does not exist.", param="model")
         case _:
             assert_never(found)
 
@@ -313,7 +345,8 @@ def _fullest(principal: Principal, states: Iterable[QuotaState]) -> Percents:
     """How full the fullest of these quotas is at each scope above a request, in whole per cent, rounded down; 0 without one."""
     full: dict[str, int] = {}
     for state in states:
-        full[state.scope] = max(full.get(state.scope, 0), state.used * 100 // state.limit)
+        percent = state.used * 100 // state.limit if state.limit else 100  # a budget may be taken back to nothing
+        full[state.scope] = max(full.get(state.scope, 0), percent)
     if not full:
         return Percents()
 
@@ -339,12 +372,8 @@ def _policy_refusal(verdict: Verdict, principal: Principal, ask: Ask, model: Mod
     )
 
 
-def _actual(reservation: Reservation, receipt: Receipt) -> Actual:
-    """Without a count that can be believed the bound stands: nobody is let off by leaving early."""
-    terms = reservation.terms
-    if receipt.usage is None or terms.price is None:
-        return Actual(amounts=terms.at_most, usage=None)
-    return Actual(amounts=estimate.amounts(receipt.usage, terms.price), usage=receipt.usage)
+def _shown(name: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in name[:80])
 
 
 def _day(now_ns: int, zone: ZoneInfo) -> str:

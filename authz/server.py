@@ -17,6 +17,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from authz.api import status
 from authz.compose import Engine
 from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.answer import encode
@@ -27,6 +28,9 @@ from authz.settings import Listen
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
 ACCESS_LOG: Final = "envoy.service.accesslog.v3.AccessLogService"
+
+BUNDLE_HEALTH: Final = "authz.bundle"
+_BUNDLE_LOOK_S: Final = 0.5
 
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """gRPC's own 4 MiB would turn a large body that Envoy was told to pass into an RPC error."""
@@ -60,16 +64,18 @@ class Sidecar:
         server.add_generic_rpc_handlers((self._handlers(),))
         healthy = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-        names = (AUTHORIZATION, ACCESS_LOG, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (AUTHORIZATION, ACCESS_LOG, status.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
 
         with _umask(0o177):
             server.add_insecure_port(f"unix:{path}")
             await server.start()
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+        following = asyncio.create_task(self._follow_bundle(healthy))
         _log.info("serving", extra={"socket": str(path), "bundle": self._engine.bundle.digest})
 
         await self._stopping.wait()
+        following.cancel()
         # Envoy looks several times a second: it has stopped sending before the server stops taking.
         await healthy.enter_graceful_shutdown()
         _log.info("draining", extra={"drain_s": self._listen.drain_s})
@@ -79,12 +85,21 @@ class Sidecar:
         await server.stop(self._listen.grace_s)
         _log.info("stopped")
 
+    async def _follow_bundle(self, healthy: health.aio.HealthServicer) -> None:
+        """The health of `authz.bundle`: NOT_SERVING while the folder holds a bundle that was refused."""
+        serving = health_pb2.HealthCheckResponse
+        while True:
+            refused = bool(self._engine.source.status.refused)
+            await healthy.set(BUNDLE_HEALTH, serving.NOT_SERVING if refused else serving.SERVING)
+            await asyncio.sleep(_BUNDLE_LOOK_S)
+
     def _handlers(self) -> grpc.GenericRpcHandler:
         return _Several(
             grpc.method_handlers_generic_handler(AUTHORIZATION, {"Check": grpc.unary_unary_rpc_method_handler(self._check)}),
             grpc.method_handlers_generic_handler(
                 ACCESS_LOG, {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(self._access_log)}
             ),
+            status.handler(lambda: self._engine.source.status),
         )
 
     async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
@@ -98,7 +113,7 @@ class Sidecar:
 
             def void_if_unheard(ended: grpc.aio.ServicerContext[bytes, bytes]) -> None:
                 if ended.cancelled():
-                    self._engine.pdp.void(reservation_id)
+                    self._engine.settler.void(reservation_id)
 
             context.add_done_callback(void_if_unheard)  # type: ignore[arg-type]  # the stubs call a plain callable a class
         return encode(decision)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct, field
 
 from authz.errors import ConfigError
-from authz.yamlfile import read_yaml
+from authz.yamlfile import Source, read_yaml
 
 
 class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,8 +38,36 @@ class EnvoyFront(Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: int = 1024 * 1024
 
 
+class Reload(Struct, frozen=True, forbid_unknown_fields=True):
+    """watch: put a changed bundle in force when it passes · poll_s: how often to look where the kernel tells of no change."""
+
+    watch: bool = True
+    poll_s: float = 5.0
+
+
+class MetricsFront(Struct, frozen=True, forbid_unknown_fields=True):
+    """listen: where Prometheus scrapes, a loopback address such as `127.0.0.1:9464`; empty for nowhere."""
+
+    listen: str = ""
+
+
+class WebhookFront(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where alerts are posted: exactly one of the address itself and the environment variable that holds it, because it may be
+    a secret · format: our own JSON, or what Slack's incoming webhooks take."""
+
+    url: str = ""
+    url_env: str = ""
+    format: Literal["generic", "slack"] = "generic"
+
+
+class Alerts(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is told that a budget has reached a threshold."""
+
+    webhooks: tuple[WebhookFront, ...] = ()
+
+
 class Records(Struct, frozen=True, forbid_unknown_fields=True):
-    """file: where decision records go, one JSON line each; `-` is standard output, empty is nowhere."""
+    """file: where records of decisions and settlements go, one JSON line each; `-` is standard output, empty is nowhere."""
 
     file: str = "-"
 
@@ -47,6 +77,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     reservation_ttl_s  after it the estimate of a request that nobody reported on is posted; longer than any stream may take
     retention_days     how long ended reservations and single journal entries are kept; balances and usage stay
+    replicas           how many processes share the limits of a quota with `on_store_error: share` while the store is gone
     Paths are relative to the file's own folder.
     """
 
@@ -56,14 +87,18 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     listen: Listen = Listen()
     envoy: EnvoyFront = EnvoyFront()
     records: Records = Records()
+    reload: Reload = Reload()
+    metrics: MetricsFront = MetricsFront()
+    alerts: Alerts = Alerts()
     reservation_ttl_s: int = 900
     retention_days: int = 90
+    replicas: int = 1
 
 
 def read_settings(path: Path) -> Settings:
     """Reads and checks the file; relative paths come back as absolute ones. Raises `ConfigError`."""
     source = read_yaml(path)
-    settings = source.convert(Settings)
+    settings = _convert(source)
     base = path.resolve().parent
     if bool(settings.upstream.key_env) == bool(settings.upstream.key_file):
         raise source.fail(("upstream",), "upstream: expected exactly one of `key_env` and `key_file`")
@@ -71,6 +106,15 @@ def read_settings(path: Path) -> Settings:
         raise source.fail(("reservation_ttl_s",), "reservation_ttl_s: expected at least 1 second")
     if settings.retention_days < 1:
         raise source.fail(("retention_days",), "retention_days: expected at least 1 day")
+    if settings.replicas < 1:
+        raise source.fail(("replicas",), "replicas: expected at least 1")
+    for index, webhook in enumerate(settings.alerts.webhooks):
+        if bool(webhook.url) == bool(webhook.url_env):  # without the line: a secret may stand in it
+            raise ConfigError(str(path), f"alerts.webhooks[{index}]: expected exactly one of `url` and `url_env`")
+    if settings.reload.poll_s < 0.1:
+        raise source.fail(("reload", "poll_s"), "reload.poll_s: expected at least 0.1 seconds")
+    if settings.metrics.listen and not _is_loopback(settings.metrics.listen):
+        raise source.fail(("metrics", "listen"), "metrics.listen: expected a loopback address and port, like `127.0.0.1:9464`")
     if settings.envoy.max_body_bytes < 1024:
         raise source.fail(("envoy", "max_body_bytes"), "envoy.max_body_bytes: expected at least 1024 bytes")
     return Settings(
@@ -92,9 +136,31 @@ def read_settings(path: Path) -> Settings:
             max_body_bytes=settings.envoy.max_body_bytes,
         ),
         records=Records(file=settings.records.file if settings.records.file == "-" else _absolute(base, settings.records.file)),
+        reload=settings.reload,
+        metrics=settings.metrics,
+        alerts=settings.alerts,
         reservation_ttl_s=settings.reservation_ttl_s,
         retention_days=settings.retention_days,
+        replicas=settings.replicas,
     )
+
+
+def _convert(source: Source) -> Settings:
+    try:
+        return source.convert(Settings)
+    except ConfigError as error:
+        if not error.problem.startswith("alerts"):
+            raise
+        # Without the line itself: a webhook's address stands in it, and with it a secret.
+        raise ConfigError(error.file, error.problem, line=error.line, column=error.column) from None
+
+
+def _is_loopback(listen: str) -> bool:
+    host, _, port = listen.rpartition(":")
+    try:
+        return ip_address(host.strip("[]")).is_loopback and 0 < int(port) < 65_536
+    except ValueError:
+        return False
 
 
 def _absolute(base: Path, path: str) -> str:
@@ -102,7 +168,11 @@ def _absolute(base: Path, path: str) -> str:
 
 
 def _absolute_uri(base: Path, uri: str, name: str) -> str:
-    scheme, found, path = uri.partition(":///")
-    if scheme != "sqlite" or not found or not path:
-        raise ConfigError(name, f"store: expected `sqlite:///PATH` or `sqlite:///:memory:`, got `{uri}`")
+    scheme, found, path = uri.partition("://")
+    if found and scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"):
+        return uri
+    if scheme != "sqlite" or len(path) < 2 or not path.startswith("/"):
+        # What was found is not repeated: an address may hold a password.
+        raise ConfigError(name, "store: expected `sqlite:///PATH`, `sqlite:///:memory:` or an address such as `redis://HOST`")
+    path = path[1:]
     return uri if path == ":memory:" or path.startswith("/") else f"sqlite:////{str(base / path).lstrip('/')}"

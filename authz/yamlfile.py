@@ -85,7 +85,7 @@ class Source:
         problem = _AT.sub("", text)
         path: tuple[str | int, ...] = ()
         for name, index in _STEP.findall(match.group(1)) if match else ():
-            step = self._culprit(path, kind) if index == "..." else int(index) if index else name
+            step = self._culprit(path, kind, text) if index == "..." else int(index) if index else name
             path = (*path, step)
         unknown = _UNKNOWN.search(problem)
         if unknown:
@@ -94,14 +94,15 @@ class Source:
         problem = problem[:1].lower() + problem[1:]
         return (f"{where}: {problem}" if where else problem), path
 
-    def _culprit(self, path: tuple[str | int, ...], kind: type[Any]) -> str:
-        """The key of the map at `path` whose entry alone makes the conversion fail."""
+    def _culprit(self, path: tuple[str | int, ...], kind: type[Any], text: str) -> str:
+        """The key of the map at `path` whose entry alone makes the conversion fail with `text`."""
         entries: dict[str, Any] = _at(self.data, path)
         for key, value in entries.items():
             try:
                 msgspec.convert(_replaced(self.data, path, {key: value}), kind)
-            except msgspec.ValidationError:
-                return key
+            except msgspec.ValidationError as error:
+                if str(error) == text:  # and not something else that is wrong further on
+                    return key
         raise AssertionError("the whole map fails and none of its entries does")
 
 
@@ -167,6 +168,8 @@ def _refuse_twins(root: yaml.Node, fail_at: Callable[[Place | None, str], Config
                 place = Place(key.start_mark.line + 1, key.start_mark.column + 1)
                 if not isinstance(key, yaml.ScalarNode):
                     raise fail_at(place, "expected a plain text key")
+                if key.tag == "tag:yaml.org,2002:bool":
+                    raise fail_at(place, f"`{key.value}` is a boolean to YAML, expected text: put it in quotes")
                 if key.value in keys:
                     raise fail_at(place, f"`{key.value}` stands twice")
                 keys.add(key.value)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from authz.answers import usd
 from authz.quota.ledger import State
-from authz.store import SqliteStore, open_store
+from authz.store import Store, open_store
 from demo.stack import Stack, wait_for
 
 CHAT: Final = "/openai/v1/chat/completions"
@@ -148,11 +148,11 @@ def _record(path: Path, number: int) -> dict[str, Any]:
     return record
 
 
-def _posted(store: SqliteStore) -> int:
+def _posted(store: Store) -> int:
     return sum(row.cost_nanousd for row in store.usage(*_today()))
 
 
-def _settled(store: SqliteStore, record: dict[str, Any], before: int) -> str:
+def _settled(store: Store, record: dict[str, Any], before: int) -> str:
     """What the ledger has posted since, once the access log has brought the request's end."""
     identity = record["reservation_id"]
     if not identity:

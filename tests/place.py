@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from authz.bundle import load_bundle
 from authz.compose import Engine
 from authz.identity.keys import IssuedKey, digest, mint
 from authz.model import Request
@@ -62,6 +63,13 @@ class Place:
 
 @contextmanager
 def opened(folder: Path, *, upstream_key: str = UPSTREAM_KEY) -> Iterator[Place]:
-    config, time = lay_out(folder), Time()
-    with Engine(read_settings(config), environ={"GROQ_API_KEY": upstream_key}, clock=time) as engine:
-        yield Place(folder, engine, time)
+    with opened_at(lay_out(folder), upstream_key=upstream_key) as place:
+        yield place
+
+
+@contextmanager
+def opened_at(config: Path, *, upstream_key: str = UPSTREAM_KEY) -> Iterator[Place]:
+    """The same on settings and a bundle that were laid out before."""
+    time = Time()
+    with Engine(read_settings(config), environ={"GROQ_API_KEY": upstream_key}, clock=time, load=load_bundle) as engine:
+        yield Place(config.parent, engine, time)

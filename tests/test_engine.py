@@ -13,7 +13,7 @@ from authz.errors import Refused, StoreUnavailable
 from authz.model import Allow, Decision, Deny, Outcome, Receipt, Request, Usage
 from authz.quota.ledger import State
 from authz.reasons import Reason
-from tests.place import UPSTREAM_KEY, Place, opened
+from tests.place import UPSTREAM_KEY, Place, lay_out, opened, opened_at
 
 USED = Usage(input_tokens=100, output_tokens=50)
 LARGE = "llama-3.3-70b-versatile"
@@ -235,7 +235,8 @@ def test_a_store_out_of_reach_denies_and_a_settlement_waits_for_it(place: Place,
     secret = place.issue("chatbot-prod")
     allow = allowed(place.engine.pdp.decide(place.request(secret)))
     gone = Gone(place.engine.store)
-    monkeypatch.setattr(place.engine.pdp, "_store", gone)
+    for part in (place.engine.pdp, place.engine.settler):
+        monkeypatch.setattr(part, "_store", gone)
     deny = denied(place.engine.pdp.decide(place.request(secret)))
     assert (deny.reason, deny.status) == (Reason.STORE_UNAVAILABLE, 503)
     assert ("retry-after", "1") in deny.headers
@@ -263,3 +264,47 @@ def test_every_decision_is_one_record_and_none_holds_a_prompt_or_a_key(tmp_path:
     assert "canary-prompt" not in text
     assert "authz_canary" not in text
     assert UPSTREAM_KEY not in text
+
+
+OVERFLOW = """@id("adds-up") forbid (principal, action in Action::"infer", resource)
+when { context.input_tokens + 9223372036854775807 > 0 };
+"""
+
+
+def test_a41_a42_a_policy_that_errs_denies_alerts_and_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The validator passes it, Cedar skips it, and the answer would be an allow."""
+    config = lay_out(tmp_path)
+    (config.parent / "policies" / "overflow.cedar").write_text(OVERFLOW)
+    with opened_at(config) as place:
+        deny = denied(place.engine.pdp.decide(place.request(place.issue("chatbot-prod"))))
+    assert (deny.reason, deny.status) == (Reason.POLICY_ERROR, 403)
+    assert "overflow" in deny.record.policy_errors[0]
+    assert "`adds-up`" in deny.record.policy_errors[0]
+    (alert,) = (found for found in caplog.records if found.__dict__.get("alert") == "policy_error")
+    assert alert.levelname == "ERROR"
+
+
+def test_a50_every_decision_names_the_bundle_that_made_it(place: Place) -> None:
+    secret = place.issue("chatbot-prod")
+    before = place.engine.pdp.decide(place.request(secret)).record.bundle
+    for file in ("chatbot.cedar", "tests/models.yaml"):
+        path = place.folder / "policies" / file
+        path.write_text(path.read_text().replace("chatbot-models", "chatbot-two-models"))
+    assert place.engine.source.refresh()
+    after = place.engine.pdp.decide(place.request(secret)).record
+    assert (after.policies, after.bundle) == (("chatbot-two-models",), place.engine.bundle.digest)
+    assert after.bundle != before
+
+
+def test_a_settlement_is_a_record_too(tmp_path: Path) -> None:
+    with opened(tmp_path) as place:
+        allow = allowed(place.engine.pdp.decide(place.request(place.issue("chatbot-prod"))))
+        for _ in range(2):
+            place.engine.settle(receipt(allow))
+        voided = allowed(place.engine.pdp.decide(place.request(place.issue("chatbot-prod"))))
+        place.engine.settler.void(voided.reservation_id)
+    lines = [json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["decision", "settlement", "decision", "settlement"]
+    assert (lines[1]["reservation_id"], lines[1]["state"]) == (allow.reservation_id, "settled")
+    assert (lines[1]["usage"]["output_tokens"], lines[1]["amounts"]["spend"]) == (50, 100 * 50 + 50 * 80)
+    assert (lines[3]["outcome"], lines[3]["state"], lines[3]["amounts"]) == ("not_sent", "voided", {})

@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from authz.bundle import Status
 from authz.envoy.wire import accesslog_pb2, check_pb2
 from authz.errors import ConfigError, Refused
 from authz.model import DecisionRecord, Deny, Receipt, Request
@@ -37,7 +38,8 @@ class FakeEngine:
         self.asked: list[Request] = []
         self.receipts: list[Receipt] = []
         self.bundle = SimpleNamespace(digest="b")
-        self.pdp = self
+        self.source = SimpleNamespace(status=Status("sha256:b", 7))
+        self.pdp = self.settler = self
 
     def decide(self, request: Request) -> Deny:
         self.asked.append(request)

@@ -2,6 +2,6 @@
 
 from authz.bundle.bundle import Bundle, load_bundle
 from authz.bundle.cases import Case
-from authz.bundle.current import BundleSource
+from authz.bundle.current import BundleSource, Status
 
-__all__ = ["Bundle", "BundleSource", "Case", "load_bundle"]
+__all__ = ["Bundle", "BundleSource", "Case", "Status", "load_bundle"]

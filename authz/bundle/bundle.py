@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from authz.bundle import checks, files, world
-from authz.bundle.cases import Case, CaseFile
+from authz.bundle import casechecks, checks, files, world
+from authz.bundle.cases import Case, read_cases
 from authz.bundle.files import Parts
 from authz.errors import ConfigError
 from authz.identity.directory import Directory, read_directory
 from authz.inference.pricebook import PriceBook, read_pricebook
 from authz.policy import (
     CedarText,
+    Effect,
     Entity,
     EntityError,
     Link,
     LinkError,
+    Mode,
     Policy,
     PolicyEngine,
     Schema,
@@ -37,6 +40,7 @@ class Bundle(Struct, frozen=True):
 
     digest     `sha256:…` over the names and bytes of every file, tests included
     time_zone  the organisation's: budgets, the usage report's days, hours in policies, last days of keys
+    retired    ids of forbids that are gone on purpose
     """
 
     digest: str
@@ -47,10 +51,17 @@ class Bundle(Struct, frozen=True):
     policy: PolicyEngine
     policies: tuple[Policy, ...]
     cases: tuple[Case, ...]
+    retired: frozenset[str]
 
 
 class LinksFile(Struct, frozen=True, forbid_unknown_fields=True):
     links: tuple[Link, ...] = ()
+
+
+class RetiredFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """forbids  why each forbid is gone, by its id"""
+
+    forbids: dict[str, Annotated[str, Meta(min_length=1)]] = {}
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -88,6 +99,7 @@ def load_bundle(path: Path) -> Bundle:
         policy=engine,
         policies=policies,
         cases=cases,
+        retired=_retired(parts, policies),
     )
 
 
@@ -122,13 +134,19 @@ def _engine(
         raise ConfigError(parts.shown(files.SCHEMA), str(error)) from None
 
 
+def _retired(parts: Parts, policies: Sequence[Policy]) -> frozenset[str]:
+    if files.RETIRED not in parts.texts:
+        return frozenset()
+    source = _yaml(parts, files.RETIRED)
+    retired = source.convert(RetiredFile).forbids
+    for policy in policies:
+        if policy.id in retired and policy.effect is Effect.FORBID and policy.mode is Mode.ENFORCE:
+            raise source.fail(("forbids", policy.id), f"`{policy.id}` is not gone: it still forbids")
+    return frozenset(retired)
+
+
 def _cases(parts: Parts, policies: Sequence[Policy], quotas: Sequence[Quota], names: checks.Names) -> tuple[Case, ...]:
+    cases = read_cases(_yaml(parts, name) for name in parts.named(f"{files.TESTS}/", ".yaml"))
     policy_ids = frozenset(policy.id for policy in policies)
-    quota_ids = frozenset(quota.id for quota in quotas)
-    found: list[Case] = []
-    for name in parts.named(f"{files.TESTS}/", ".yaml"):
-        source = _yaml(parts, name)
-        cases = source.convert(CaseFile).cases
-        checks.check_cases(source, cases, policy_ids, quota_ids, names)
-        found.extend(cases)
-    return tuple(found)
+    casechecks.check_cases(cases, policy_ids, frozenset(quota.id for quota in quotas), names)
+    return tuple(placed.case for placed in cases)

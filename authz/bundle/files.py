@@ -1,6 +1,7 @@
 """The files of a bundle, read once: what is parsed is what was digested.
 
-    schema.cedarschema  *.cedar  directory.yaml  models.yaml  quotas.yaml  links.yaml (optional)  tests/*.yaml (optional)
+    schema.cedarschema  *.cedar  directory.yaml  models.yaml  quotas.yaml
+    links.yaml (optional)  retired.yaml (optional)  tests/*.yaml (optional)
 
 Nothing in the folder is passed over in silence: a file of another name is an error, for it may be a forbid with a slip in its
 name. Hidden files and `*.md` are the exception.
@@ -20,10 +21,11 @@ DIRECTORY: Final = "directory.yaml"
 MODELS: Final = "models.yaml"
 QUOTAS: Final = "quotas.yaml"
 LINKS: Final = "links.yaml"
+RETIRED: Final = "retired.yaml"
 TESTS: Final = "tests"
 
 _REQUIRED: Final = (SCHEMA, DIRECTORY, MODELS, QUOTAS)
-_NAMES: Final = frozenset({*_REQUIRED, LINKS})
+_NAMES: Final = frozenset({*_REQUIRED, LINKS, RETIRED})
 _MAX_FILES: Final = 10_000
 
 
@@ -42,6 +44,24 @@ class Parts(NamedTuple):
 
     def named(self, prefix: str, suffix: str) -> list[str]:
         return [name for name in self.texts if name.startswith(prefix) and name.endswith(suffix)]
+
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, size and time of the last change of every file: equal means that nothing needs to be read again."""
+
+
+def fingerprint(folder: Path) -> Fingerprint | None:
+    """None where the folder cannot be looked at; links are followed."""
+    found: list[tuple[str, int, int, int]] = []
+    try:
+        for part in (folder, folder / TESTS):
+            if part is folder or part.is_dir():
+                for entry in part.iterdir():
+                    stat = entry.stat()
+                    found.append((str(entry.relative_to(folder)), stat.st_ino, stat.st_size, stat.st_ctime_ns))
+    except OSError:
+        return None
+    return tuple(sorted(found))
 
 
 def read_parts(folder: Path) -> Parts:

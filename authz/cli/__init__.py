@@ -6,14 +6,22 @@ import sys
 
 import click
 
+from authz.cli.budget import budget
+from authz.cli.check import check
+from authz.cli.diff import diff
 from authz.cli.envoy_config import envoy_config
+from authz.cli.explain import explain
+from authz.cli.fmt import fmt
 from authz.cli.health import health
 from authz.cli.keys import keys
+from authz.cli.matrix import matrix
+from authz.cli.replay import replay
+from authz.cli.schema import schema
 from authz.cli.serve import serve
+from authz.cli.show import CANNOT_RUN
+from authz.cli.test import test
 from authz.cli.usage import usage
 from authz.errors import AuthzError
-
-CANNOT_RUN = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +30,7 @@ def cli() -> None:
     """Authorization, quotas and budgets for LLM inference behind Envoy."""
 
 
-for command in (serve, envoy_config, health, keys, usage):
+for command in (budget, serve, envoy_config, health, keys, usage, check, fmt, schema, test, explain, replay, diff, matrix):
     cli.add_command(command)
 
 

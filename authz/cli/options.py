@@ -16,3 +16,5 @@ config = click.option(
     help="The settings file.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+folder = click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("policies"), metavar="[DIR]")
+"""A bundle's folder."""

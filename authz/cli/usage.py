@@ -1,19 +1,23 @@
-"""`authz usage`: what each key has used and what it cost."""
+"""`authz usage`: what each key has used and what it cost, and how good the estimates were."""
 
 from __future__ import annotations
 
 import time
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 from msgspec import Struct
 
-from authz.cli import options
+from authz.cli import options, show
 
 if TYPE_CHECKING:
-    from authz.quota.ledger import UsageRow
+    from authz.quota.calibration import Calibrated
+    from authz.quota.ledger import Ledger, UsageRow
+
+
+_PAGE: Final = 5_000
 
 
 class KeyUsage(Struct, frozen=True):
@@ -28,11 +32,10 @@ class KeyUsage(Struct, frozen=True):
 @click.command()
 @options.config
 @click.option("--day", help="YYYY-MM-DD in the organisation's time zone; today by default.")
+@click.option("--estimates", is_flag=True, help="How what was reserved compares with what was used, for each key and model.")
 @options.as_json
-def usage(config: Path, day: str | None, as_json: bool) -> None:
+def usage(config: Path, day: str | None, estimates: bool, as_json: bool) -> None:
     """Requests, tokens and estimated cost of each key today."""
-    import msgspec
-    from rich.console import Console
     from rich.table import Table
 
     from authz.bundle import load_bundle
@@ -40,6 +43,11 @@ def usage(config: Path, day: str | None, as_json: bool) -> None:
     from authz.store import open_store
 
     settings = read_settings(config)
+    if estimates:
+        if day is not None:
+            raise click.UsageError("expected one of --day and --estimates: what was learned is of no one day")
+        _show_estimates(settings.store, as_json=as_json)
+        return
     if day is None:
         zone = load_bundle(Path(settings.bundle)).time_zone
         day = datetime.fromtimestamp(time.time(), zone).date().isoformat()
@@ -51,12 +59,12 @@ def usage(config: Path, day: str | None, as_json: bool) -> None:
     finally:
         store.close()
     if as_json:
-        click.echo(msgspec.json.encode({"day": day, "usage_by_key": rows}))
+        show.as_json({"day": day, "usage_by_key": rows})
         return
     table = Table("key", "requests today", "tokens today", "estimated cost (USD)", title=f"Usage on {day}")
     for row in rows:
         table.add_row(row.key_name, f"{row.requests_today:,}", f"{row.tokens_today:,}", row.estimated_cost_usd)
-    Console().print(table)
+    show.console().print(table)
 
 
 def by_key(rows: tuple[UsageRow, ...]) -> list[KeyUsage]:
@@ -75,6 +83,79 @@ def by_key(rows: tuple[UsageRow, ...]) -> list[KeyUsage]:
         )
         for key, group in sorted(found.items())
     ]
+
+
+class EstimateRow(Struct, frozen=True):
+    """What a rate limit reserves for a key on a model, and how that came out.
+
+    expected_output_tokens  null while there are too few samples, and the price book's figure is used
+    used_percent_p50/p90    what was used, in per cent of what was reserved: above 100 is an overshoot
+    overshoots              requests that used more than was reserved, overshoot_percent by how much in all
+    """
+
+    key_name: str
+    model: str
+    samples: int
+    expected_output_tokens: int | None
+    used_percent_p50: float
+    used_percent_p90: float
+    overshoots: int
+    overshoot_percent: float
+
+
+def estimates_of(ledger: Ledger) -> list[EstimateRow]:
+    """All that was learned, by key and model."""
+    from authz.quota.calibration import calibrated
+
+    found: list[EstimateRow] = []
+    sequence = 0
+    while rows := ledger.learned_since(sequence, _PAGE):
+        found += [_estimate(calibrated(row)) for row in rows]
+        sequence = rows[-1].sequence
+    return sorted(found, key=lambda row: (row.key_name, row.model))
+
+
+def _estimate(row: Calibrated) -> EstimateRow:
+    return EstimateRow(
+        key_name=row.key,
+        model=row.model,
+        samples=row.samples,
+        expected_output_tokens=row.expectation.output_tokens if row.expectation is not None else None,
+        used_percent_p50=row.error_p50_permille / 10,
+        used_percent_p90=row.error_p90_permille / 10,
+        overshoots=row.overshots,
+        overshoot_percent=row.overshoot_permille / 10,
+    )
+
+
+def _show_estimates(uri: str, *, as_json: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from authz.store import open_store
+
+    store = open_store(uri)
+    try:
+        rows = estimates_of(store)
+    finally:
+        store.close()
+    if as_json:
+        show.as_json({"estimates": rows})
+        return
+    columns = ("key", "model", "samples", "expected output", "used of reserved, p50", "p90", "overshoots", "overshoot")
+    table = Table(*columns, title="Learned estimates, tokens")
+    for row in rows:
+        table.add_row(
+            escape(row.key_name),
+            escape(row.model),
+            f"{row.samples:,}",
+            "price book" if row.expected_output_tokens is None else f"{row.expected_output_tokens:,}",
+            f"{row.used_percent_p50:.1f} %",
+            f"{row.used_percent_p90:.1f} %",
+            f"{row.overshoots:,}",
+            f"{row.overshoot_percent:.1f} %",
+        )
+    show.console().print(table)
 
 
 def _is_day(text: str) -> bool:

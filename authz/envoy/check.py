@@ -40,6 +40,7 @@ def decode_check(raw: bytes) -> Request:
         body=http.raw_body if _is_whole(http, headers) else None,
         request_id=request_ids[0] if len(request_ids) == 1 else "",
         source_ip=check.attributes.source.address.socket_address.address,
+        peer=check.attributes.source.principal,
     )
 
 

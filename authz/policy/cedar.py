@@ -99,6 +99,14 @@ def syntax(text: str) -> dict[str, Json]:
     return {**parsed["staticPolicies"], **parsed["templates"]}
 
 
+def formatted(text: str, line_width: int, indent_width: int) -> str:
+    """The text as Cedar's own formatter writes it. It refuses a text that does not parse, and does not say why."""
+    try:
+        return str(cedarpy.format_policies(text, line_width, indent_width))
+    except ValueError as error:
+        raise CedarError(_message(error)) from None
+
+
 def validate(text: str, schema: Schema) -> list[tuple[str, str]]:
     """What the validator finds: positional id (or empty) and message."""
     try:

@@ -20,7 +20,7 @@ from authz.policy.cedar import CedarError, Json, Schema
 from authz.policy.context import ALL, QUOTA_FACTS, AdminContext, Context, ContextWriter, Facts, samples
 from authz.policy.entities import Entity, EntityError
 from authz.policy.policies import Effect, Mode, Policy
-from authz.policy.slices import Node, Slice, Slices
+from authz.policy.slices import Node, Places, Slice, Slices
 
 MAX_PLANS: Final = 4096
 """Plans kept: some 15 kB each. One that was dropped is made again in 0.2 ms."""
@@ -50,12 +50,14 @@ class Plan(Struct, frozen=True):
     """Everything about a principal, an action and a resource that no context changes.
 
     facts           the fields of the context that some policy in reach looks at
+    reach           places of the policies whose scope can match
     shadow          all shadow policies in reach: what would they change about an allow
     shadow_permits  the permits among them: what would they change about the lack of one
     """
 
     request: Json
     facts: Facts
+    reach: Places
     enforced: Slice
     shadow: Slice | None
     shadow_permits: Slice | None
@@ -90,6 +92,11 @@ class PolicyEngine:
         """Whether a policy in reach looks at how full the quotas are: only then is it worth finding out."""
         plan = self._plan(principal, action, resource)
         return not isinstance(plan, str) and not plan.facts.isdisjoint(QUOTA_FACTS)
+
+    def in_reach(self, principal: Principal, action: str, resource: Uid) -> tuple[Policy, ...]:
+        """The policies whose scope matches, satisfied or not: all that have a say. For explanations."""
+        plan = self._plan(principal, action, resource)
+        return () if isinstance(plan, str) else tuple(self.slices.policies[place] for place in plan.reach)
 
     def decide(self, principal: Principal, action: str, resources: tuple[Uid, ...], context: Context | AdminContext) -> Verdict:
         """Allowed only if every resource is, without a single error. `resources` holds at least one."""
@@ -173,6 +180,7 @@ def _planner(slices: Slices, table: entities.Table, schema: Schema) -> Callable[
                 "action": {"type": "Action", "id": action},
                 "resource": cedar.uid(resource),
             },
+            reach=places,
             facts=_facts((policies[place] for place in places), spec.kind),
             enforced=slices.slice(tuple(place for place in places if policies[place].mode is Mode.ENFORCE)),
             shadow=slices.slice(shadow) if shadow else None,

@@ -17,6 +17,7 @@ quotas:
     what: in_flight
     limit: 20
     per: key                        # a counter for each key of the team
+    on_store_error: share           # while the store does not answer: each replica keeps its part of the 20 by itself
 ```
 """
 
@@ -32,6 +33,7 @@ import limits
 from msgspec import Struct
 
 from authz.model import MAX_AMOUNT, NANOS_PER_USD, Meter, Uid
+from authz.quota.ledger import OnStoreError
 from authz.quota.windows import GAUGE, Kind, Period, Window, calendar, check_time_zone, sliding
 
 MAX_QUOTAS: Final = 100_000
@@ -76,6 +78,7 @@ class QuotaRow(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     per: Per | None = None
     mode: Mode = Mode.ENFORCE
     reserve: Reserve | None = None
+    on_store_error: OnStoreError = OnStoreError.DENY
 
 
 class QuotaFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,6 +106,7 @@ class Quota(Struct, frozen=True):
     per: Per | None
     enforced: bool
     reserve: Reserve
+    on_store_error: OnStoreError = OnStoreError.DENY
 
 
 def parse_quotas(file: QuotaFile) -> tuple[Quota, ...]:
@@ -146,6 +150,7 @@ def parse_quota(row: QuotaRow, time_zone: str) -> Quota:
         per=per,
         enforced=row.mode is Mode.ENFORCE,
         reserve=row.reserve or (Reserve.WORST_CASE if row.what is Meter.SPEND else Reserve.ADAPTIVE),
+        on_store_error=row.on_store_error,
     )
 
 
@@ -252,6 +257,15 @@ def _alerts(row: QuotaRow, limit: int, window: Window) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def parse_usd(text: str) -> int:
+    """An amount such as `100 USD`, in nano-dollars; it may be negative. Raises `ValueError`."""
+    match = _USD.fullmatch(text.strip().removeprefix("-"))
+    if match is None:
+        raise ValueError(f"found `{text}`, expected an amount such as `100 USD`")
+    nanos = _nanos(match[1], match[2])
+    return -nanos if text.strip().startswith("-") else nanos
+
+
 _PERCENT: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", re.ASCII)
 
 
@@ -269,6 +283,20 @@ def _alert(written: str | int, limit: int) -> int:
     if threshold > limit:
         raise ValueError(f"found `{written}`, expected no more than the limit")
     return threshold
+
+
+def parse_amount(written: str | int, quota: Quota) -> int:
+    """What a quota has counted, as a test case writes it: `420 USD`, `80%`, or a whole number in the meter's unit."""
+    text = str(written)
+    if match := _PERCENT.fullmatch(text):
+        digits, places = _decimal(match[1])
+        return -(-digits * quota.limit // int(100 * 10**places))
+    if quota.meter is Meter.SPEND and (match := _USD.fullmatch(text)):
+        return _nanos(match[1], match[2])
+    if quota.meter is not Meter.SPEND and isinstance(written, int) and 0 <= written <= MAX_AMOUNT:
+        return written
+    expected = "an amount such as `420 USD`" if quota.meter is Meter.SPEND else f"a whole number of {quota.meter.value}"
+    raise ValueError(f"found `{written}`, expected {expected} or a share such as `80%`")
 
 
 def _nanos(amount: str, currency: str) -> int:

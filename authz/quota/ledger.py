@@ -16,13 +16,18 @@ effect. A charge is corrected in the bucket in which it was reserved, whatever t
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Final, Protocol
 
 from msgspec import Struct
 
-from authz.model import Meter, Price, QuotaState, Usage
-from authz.quota.windows import Window
+from authz.model import MAX_AMOUNT, Meter, Price, QuotaState, Usage
+from authz.quota.calibration import Lesson
+from authz.quota.windows import NS, Window
+
+DELIVER_WITHIN_NS: Final = 7 * 86_400 * NS
+"""How long an alert is offered for delivery after it was reached."""
 
 
 class State(StrEnum):
@@ -48,6 +53,14 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
 }
 
 
+class OnStoreError(StrEnum):
+    """What a quota declares for the time in which the store does not answer."""
+
+    DENY = "deny"  # nobody passes
+    ALLOW = "allow"  # it is passed over, and that is counted
+    SHARE = "share"  # each replica admits its share of the limit by its own count
+
+
 class Charge(Struct, frozen=True):
     """An amount against one quota of one scope.
 
@@ -56,7 +69,7 @@ class Charge(Struct, frozen=True):
                 each against its own limit
     scope       who shares the counter, for people: `Key::"chatbot-prod"`
     amount      in the meter's unit; > 0, or 0 where the quota is only looked at
-    limit       in the meter's unit
+    limit       in the meter's unit, as the quota has it: what was raised by hand comes on top
     enforced    False: counted and reported, never refused
     alerts_at   posted amounts at which an alert is due, ascending, in the meter's unit
     """
@@ -70,15 +83,18 @@ class Charge(Struct, frozen=True):
     limit: int
     enforced: bool = True
     alerts_at: tuple[int, ...] = ()
+    on_store_error: OnStoreError = OnStoreError.DENY
 
 
 class Terms(Struct, frozen=True):
     """What settlement and the usage report need to know of a reservation, fixed when it was made.
 
-    day       of the usage report, `YYYY-MM-DD` in the organisation's time zone: the day it was reserved on
-    price     None where the endpoint has none by token
-    at_most   the bound by meter that the estimate gave: what is posted where no usage is ever known. A meter that it does
-              not name is posted as it was reserved
+    day          of the usage report, `YYYY-MM-DD` in the organisation's time zone: the day it was reserved on
+    price        None where the endpoint has none by token
+    at_most      the bound by meter that the estimate gave: what is posted where no usage is ever known. A meter that it does
+                 not name is posted as it was reserved
+    expected_tokens, input_bytes  what was expected, and of how large a text: settlement learns from how it came out; 0 where
+                 there is nothing to learn
     """
 
     day: str
@@ -90,6 +106,8 @@ class Terms(Struct, frozen=True):
     action: str
     price: Price | None
     at_most: dict[Meter, int]
+    expected_tokens: int = 0
+    input_bytes: int = 0
 
 
 class Hold(Struct, frozen=True):
@@ -112,7 +130,10 @@ class Hold(Struct, frozen=True):
 
 
 class Alert(Struct, frozen=True):
-    """A threshold of a quota that posted amounts have just reached: told once for each scope, threshold and period."""
+    """A threshold of a quota that posted amounts have just reached: told once for each scope, threshold and period.
+
+    limit  in force in that period, raises included
+    """
 
     quota: str
     scope: str
@@ -121,13 +142,52 @@ class Alert(Struct, frozen=True):
     threshold: int
     limit: int
     posted: int
+    organisation: str = ""
+
+
+class Delivery(Struct, frozen=True):
+    """An alert that a target has not been told of yet.
+
+    id              of the alert (`alert_id`): the same at every attempt and for every target, so a receiver can drop repeats
+    period_start_s  first second of the period it was reached in: the bucket
+    at_ns           when it was reached
+    attempts        with this one, 1 or more
+    """
+
+    id: str
+    alert: Alert
+    period_start_s: int
+    at_ns: int
+    attempts: int
+
+
+class Raise(Struct, frozen=True):
+    """A budget that somebody changed by hand, for one period. Recorded, and never edited.
+
+    period_start_s  first second of the period that it holds for: the bucket
+    by              in the meter's unit; negative where it was taken back
+    """
+
+    id: str
+    quota: str
+    scope: str
+    counter: str
+    period_start_s: int
+    by: int
+    who: str
+    why: str
+    at_ns: int
 
 
 class Held(Struct, frozen=True):
-    """Reserved. `states` are in the order of the charges, and `used` is without this request."""
+    """Reserved. `states` are in the order of the charges, and `used` is without this request.
+
+    degraded  set where it was not the store that answered, but what the quotas declare for when it does not
+    """
 
     reservation_id: str
     states: tuple[QuotaState, ...]
+    degraded: OnStoreError | None = None
 
 
 class Full(Struct, frozen=True):
@@ -190,6 +250,16 @@ class UsageRow(Struct, frozen=True):
     pending_nanousd: int
 
 
+def in_force(limit: int, raised: int) -> int:
+    """The limit of a period in which it was raised by `raised` in all."""
+    return min(MAX_AMOUNT, max(0, limit + raised))
+
+
+def alert_id(counter: str, bucket: int, threshold: int) -> str:
+    """The name of an alert: 32 hex digits, the same wherever and however often it is worked out."""
+    return hashlib.sha256(f"{counter}\n{bucket}\n{threshold}".encode()).hexdigest()[:32]
+
+
 class Ledger(Protocol):
     """The contract of a store. Every method raises `StoreUnavailable` where it cannot answer; nothing is then half done.
 
@@ -231,4 +301,54 @@ class Ledger(Protocol):
 
         Balances, pending reservations and the usage report stay. Called now and then.
         """
+        ...
+
+    def checkpoint(self) -> None:
+        """What keeps the store quick and is no part of any decision: called at every tick."""
+        ...
+
+    # Budgets by hand
+
+    def raise_limit(self, raise_id: str, charge: Charge, by: int, who: str, why: str, now_ns: int) -> QuotaState:
+        """Adds `by` to the limit of the charge's counter for the period that the counter is in, and answers how it stands then.
+
+        From then on `reserve` and `look` measure every charge of this counter by `in_force(charge.limit, what the period's
+        raises add up to)`, which is also `QuotaState.limit`; the next period starts without. A raise opens the counter's
+        period, as a charge of 0 would. An id that is known changes nothing and is answered as the counter stands. `ValueError`
+        where the window is no calendar, where `by` is 0 or beyond ±MAX_AMOUNT, or the sum for the period would be.
+        """
+        ...
+
+    def raises(self, since_ns: int) -> tuple[Raise, ...]:
+        """Every raise made at `since_ns` or later, in order. They are kept for ever: they are the record."""
+        ...
+
+    # Alerts, at least once to each target
+
+    def claim_alerts(self, target: str, now_ns: int, lease_ns: int, at_most: int) -> tuple[Delivery, ...]:
+        """Up to `at_most` alerts that `target` has to be told of, the oldest first. For `lease_ns` they are the caller's:
+        nobody else is given them, and afterwards, unless `delivered` or `retry_alert` came, somebody is.
+
+        An alert is in the store from the settlement on that reached it, and offered for `DELIVER_WITHIN_NS` after it. A target
+        is known by what it is called and not declared: a new one is told of what is not too old yet.
+        """
+        ...
+
+    def delivered(self, target: str, alert: str, now_ns: int) -> None:
+        """`target` has it; idempotent. Unknown names are ignored."""
+        ...
+
+    def retry_alert(self, target: str, alert: str, next_ns: int) -> None:
+        """Offered again from `next_ns` on, unless it is delivered. Unknown names are ignored."""
+        ...
+
+    # Learned estimates
+
+    def learn(self, lessons: tuple[Lesson, ...], now_ns: int) -> None:
+        """Adds counts to what is known of each key and model, by `calibration.added`, all of them or none. A row that nobody
+        adds to is forgotten by `prune` like everything else."""
+        ...
+
+    def learned_since(self, sequence: int, at_most: int) -> tuple[Lesson, ...]:
+        """Up to `at_most` rows changed after `sequence`, in its order. A number is never used twice, also after a `prune`."""
         ...

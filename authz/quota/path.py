@@ -26,6 +26,21 @@ class Applied(msgspec.Struct, frozen=True):
     counter: str
     scope: str
 
+    def charge(self, amount: int) -> Charge:
+        quota = self.quota
+        return Charge(
+            quota=quota.id,
+            scope=self.scope,
+            counter=self.counter,
+            window=quota.window,
+            meter=quota.meter,
+            amount=amount,
+            limit=quota.limit,
+            enforced=quota.enforced,
+            alerts_at=quota.alerts_at,
+            on_store_error=quota.on_store_error,
+        )
+
 
 class QuotaIndex:
     """Built once for each bundle; safe in threads."""
@@ -64,19 +79,7 @@ class QuotaIndex:
             quota = applied.quota
             amount = _amount(quota, estimate)
             if amount > 0:
-                charges.append(
-                    Charge(
-                        quota=quota.id,
-                        scope=applied.scope,
-                        counter=applied.counter,
-                        window=quota.window,
-                        meter=quota.meter,
-                        amount=amount,
-                        limit=quota.limit,
-                        enforced=quota.enforced,
-                        alerts_at=quota.alerts_at,
-                    )
-                )
+                charges.append(applied.charge(amount))
         return tuple(charges)
 
     def _look_up(self, principal: Principal, model: str, groups: tuple[Uid, ...]) -> tuple[Applied, ...]:
@@ -87,6 +90,15 @@ class QuotaIndex:
             if _meets(quota, model, groups)
         }
         return tuple(_applied(quota, principal) for _, quota in sorted(found.items()))
+
+
+def counters_of(quota: Quota, principals: Iterable[Principal]) -> tuple[Applied, ...]:
+    """Each counter of a quota that one of these principals can meet, sorted by scope; for reports, not for decisions."""
+    if quota.per is None:
+        return (applied_to(quota, None),)
+    scope = quota.scope[0]
+    found = (_member(quota.per, each) for each in principals if scope.type == "ModelGroup" or scope in each.path)
+    return tuple(applied_to(quota, member) for member in sorted(set(found)))
 
 
 def counter_name(meter: Meter, window: Window, scope: tuple[Uid, ...], models: tuple[str, ...], member: Uid | None) -> str:
@@ -116,7 +128,11 @@ def _meets(quota: Quota, model: str, groups: tuple[Uid, ...]) -> bool:
 
 
 def _applied(quota: Quota, principal: Principal) -> Applied:
-    member = _member(quota.per, principal) if quota.per is not None else None
+    return applied_to(quota, _member(quota.per, principal) if quota.per is not None else None)
+
+
+def applied_to(quota: Quota, member: Uid | None) -> Applied:
+    """The quota as it applies to one member below its scope; None where it is not counted by member."""
     shared_by = (member, *quota.scope[1:]) if member is not None else quota.scope
     return Applied(
         quota=quota,

@@ -4,7 +4,8 @@ A counter is a `Tally`: amounts by bucket. The window says in which bucket a mom
 
 sliding   The length is cut into 60 sub-buckets. The current one and the 60 before it count in full. Two moments no further
           apart than the length are at most 60 sub-buckets apart, so when the last amount of any such span is admitted, all of
-          the span is counted. What that gives away: an amount counts for up to 61/60 of the length.
+          the span is counted. What that gives away: an amount counts for up to 61/60 of the length. A sub-bucket is a whole
+          number of microseconds, rounded up, because a store may have to reckon in doubles, where nanoseconds do not fit.
 calendar  One bucket: the day, week (from Monday) or month in a named time zone, called by its first second.
 gauge     One bucket for ever: what is under way. It is given back when a reservation ends, and nothing is ever posted to it.
 
@@ -61,10 +62,15 @@ class Window(Struct, frozen=True, omit_defaults=True):
             return _length_name(self.length_s)
         return self.period.value if self.kind is Kind.CALENDAR else "in flight"
 
+    @property
+    def sub_bucket_us(self) -> int:
+        """Of a sliding window; rounded up, for 60 of them must reach over the whole of it."""
+        return -(-self.length_s * 1_000_000 // SUB_BUCKETS)
+
     def bucket(self, now_ns: int) -> int:
         """The bucket of a moment. Buckets are ordered as time is."""
         if self.kind is Kind.SLIDING:
-            return now_ns // -(-self.length_s * NS // SUB_BUCKETS)
+            return now_ns // (self.sub_bucket_us * 1_000)
         if self.kind is Kind.CALENDAR:
             return _period_at(self.period, self.time_zone, now_ns // NS)[0]
         return 0
@@ -76,8 +82,7 @@ class Window(Struct, frozen=True, omit_defaults=True):
     def ends_ns(self, bucket: int) -> int | None:
         """The first moment at which `bucket` no longer counts; None for a gauge."""
         if self.kind is Kind.SLIDING:
-            # The length of a sub-bucket is rounded up: 60 of them must reach over the whole window.
-            return (bucket + MAX_BUCKETS) * -(-self.length_s * NS // SUB_BUCKETS)
+            return (bucket + MAX_BUCKETS) * self.sub_bucket_us * 1_000
         if self.kind is Kind.CALENDAR:
             return _period_at(self.period, self.time_zone, bucket)[1] * NS
         return None

@@ -2,6 +2,50 @@
 
 from __future__ import annotations
 
-from authz.store.sqlite import SqliteStore, open_store
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-__all__ = ["SqliteStore", "open_store"]
+from authz.identity.keys import KeyStore
+from authz.quota.ledger import Full, Held, Hold, Ledger
+from authz.store.housekeeping import Balances
+from authz.store.sqlite import SqliteStore
+from authz.store.sqlite import open_store as _open_sqlite
+
+__all__ = ["SqliteStore", "Store", "open_store"]
+
+_REDIS: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_EXPECTED: Final = "expected `sqlite:///…`, `redis://…`, `rediss://…`, `unix://…`, `redis+sentinel://…` or `redis+cluster://…`"
+
+
+class Store(Ledger, KeyStore, Protocol):
+    """What every store is: the ledger, the issued keys, and its own books laid open."""
+
+    def reserve_many(self, holds: Sequence[Hold], now_ns: int) -> tuple[Held | Full, ...]:
+        """Each as by `reserve`, in order, all in one: what arrived together shares its cost."""
+        ...
+
+    def balances(self) -> Balances:
+        """Posted and pending by counter and bucket, as the counters hold them."""
+        ...
+
+    def replay(self) -> Balances:
+        """Posted and pending by counter and bucket, added up from the journal alone."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_store(uri: str, *, wait_s: float = 0.25) -> Store:
+    """The store that a URI names; close it. `wait_s` bounds how long an operation waits for others, or for an answer.
+
+    Raises `ValueError` for a URI that is none of ours, `ConfigError` for the data of another program or a newer version, and
+    `StoreUnavailable` where the store does not answer. None of them repeats a password.
+    """
+    scheme, found, _ = uri.partition("://")
+    if not found or scheme not in (*_REDIS, "sqlite"):
+        raise ValueError(f"found {f'the scheme `{scheme}`' if found else 'no scheme'}, {_EXPECTED}")
+    if scheme == "sqlite":
+        return _open_sqlite(uri, wait_s=wait_s)
+    from authz.store.redis import RedisStore, parse_uri  # a driver that only its users load
+
+    return RedisStore(parse_uri(uri, wait_s=wait_s))

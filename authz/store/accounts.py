@@ -8,8 +8,8 @@ from typing import assert_never
 from msgspec import Struct
 
 from authz.model import MAX_AMOUNT, Meter, QuotaState
-from authz.quota.ledger import Actual, Alert, Charge, Event, Full, Hold, Terms
-from authz.quota.windows import Tally, Window, seconds_until
+from authz.quota.ledger import Actual, Alert, Charge, Event, Full, Hold, Terms, in_force
+from authz.quota.windows import Kind, Tally, Window, seconds_until
 
 
 class Account(Struct):
@@ -17,6 +17,7 @@ class Account(Struct):
 
     id      of the counter in the store; 0 where it is new
     amount  what the hold charges to it
+    raised  what was added by hand to the limits of its period
     """
 
     id: int
@@ -25,6 +26,10 @@ class Account(Struct):
     amount: int
     bucket: int
     used: int
+    raised: int = 0
+
+    def limit(self, charge: Charge) -> int:
+        return in_force(charge.limit, self.raised) if self.raised else charge.limit
 
 
 class Line(Struct):
@@ -67,6 +72,19 @@ def check_actual(actual: Actual) -> None:
             _check_amount(amount, Meter.TOKENS)
 
 
+def check_raise(charge: Charge, by: int) -> None:
+    if charge.window.kind is not Kind.CALENDAR:
+        raise ValueError(f"a raise of `{charge.quota}`, which counts by {charge.window.name}, expected a budget")
+    if by == 0 or abs(by) > MAX_AMOUNT:
+        raise ValueError(f"a raise by {by}, expected 1 to {MAX_AMOUNT}, or as much below 0")
+
+
+def check_raised(total: int) -> None:
+    """What the raises of a period add up to."""
+    if abs(total) > MAX_AMOUNT:
+        raise ValueError(f"raises of {total} in one period, expected at most {MAX_AMOUNT}")
+
+
 def _check_amount(amount: int, meter: Meter) -> None:
     if not 0 <= amount <= MAX_AMOUNT:
         raise ValueError(f"an amount of {amount} {meter.value}, expected 0 to {MAX_AMOUNT}")
@@ -89,9 +107,10 @@ def refusal(charges: tuple[Charge, ...], accounts: dict[str, Account], now_ns: i
     worst, wait_ns, never = -1, -1, False
     for index, charge in enumerate(charges):
         account = accounts[charge.counter]
-        if not charge.enforced or account.used + account.amount <= charge.limit:
+        limit = account.limit(charge)
+        if not charge.enforced or account.used + account.amount <= limit:
             continue
-        fits_ns = account.tally.fits_ns(charge.window, account.bucket, account.amount, charge.limit, now_ns)
+        fits_ns = account.tally.fits_ns(charge.window, account.bucket, account.amount, limit, now_ns)
         if fits_ns is None:
             if not never:
                 worst, never = index, True
@@ -115,7 +134,7 @@ def quota_states(charges: tuple[Charge, ...], accounts: dict[str, Account], now_
                 charge.scope,
                 charge.meter,
                 charge.window.name,
-                charge.limit,
+                account.limit(charge),
                 account.used,
                 account.amount,
                 reset_s,
@@ -165,7 +184,7 @@ def usage_change(event: Event, terms: Terms, actual: Actual | None, *, corrects:
             assert_never(event)
 
 
-def alerts_due(charge: Charge, posted: int) -> tuple[Alert, ...]:
+def alerts_due(charge: Charge, posted: int, *, raised: int, organisation: str) -> tuple[Alert, ...]:
     """The thresholds that `posted` has reached, told before or not."""
     return tuple(
         Alert(
@@ -174,8 +193,9 @@ def alerts_due(charge: Charge, posted: int) -> tuple[Alert, ...]:
             meter=charge.meter,
             window=charge.window.name,
             threshold=threshold,
-            limit=charge.limit,
+            limit=in_force(charge.limit, raised),
             posted=posted,
+            organisation=organisation,
         )
         for threshold in charge.alerts_at
         if posted >= threshold

@@ -32,8 +32,11 @@ Work = Callable[[Connection], T]
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x61757468  # "auth"
 MEMORY: Final = ":memory:"
-_OPEN_ATTEMPTS: Final = 20
+_OPEN_ATTEMPTS: Final = 100
 _OPEN_PAUSE_S: Final = 0.01
+_WAL_PAGES: Final = 16_384
+"""How far the log grows (64 MiB) before a commit has to move it into the file by itself: only where nobody called `checkpoint`
+for long. SQLite's own thousand pages would let one decision in every few hundred wait for the disk."""
 _BUSY_S: Final = 0.01
 """What SQLite's busy handler gets at a time. Its sleeps grow to 100 ms, and who sleeps that long is overtaken again and again:
 begun anew each time, they stay at 5 ms."""
@@ -49,6 +52,7 @@ _REASONS: Final = {
     "SQLITE_CANTOPEN": "cannot be opened",
     "SQLITE_IOERR": "input/output error",
 }
+_GONE: Final = "the file is gone"
 _REOPEN: Final = frozenset({"read-only", "no permission", "corrupt", "cannot be opened", "input/output error"})
 """After these a new connection may find things in order where the old one would not look again."""
 
@@ -93,6 +97,7 @@ class Database:
         self._lock = threading.Lock()
         self._closed = False
         self._connection: Connection | None = None
+        self._identity: tuple[int, int] | None = None
         self.read(lambda connection: None)
 
     def write(self, work: Work[T]) -> T:
@@ -103,6 +108,11 @@ class Database:
         """Runs `work` on one snapshot."""
         return self._run("BEGIN", work)
 
+    def checkpoint(self) -> None:
+        """Moves what stands in the log into the file, as far as nobody reads it, while others go on reading and writing."""
+        if self.options.path != MEMORY:
+            self._run("", lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -112,7 +122,9 @@ class Database:
         if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=self._wait_s):
             raise StoreUnavailable("sqlite: locked by another thread")
         try:
-            connection = self._connection or self._open()
+            connection = self._current()
+            if not begin:
+                return work(connection)
             self._begin(connection, begin)
             result = work(connection)
             connection.execute("COMMIT")
@@ -128,6 +140,21 @@ class Database:
             raise
         finally:
             self._lock.release()
+
+    def _current(self) -> Connection:
+        """The open connection, as long as its file is the one that stands under the path.
+
+        A file that was deleted or replaced can still be written to, and nobody would ever read it again. One that is gone is
+        not made anew either: with an empty store everybody would have the whole of every budget once more.
+        """
+        path = self.options.path
+        if path != MEMORY and self._identity is not None:
+            identity = _identity(path)
+            if identity != self._identity:
+                self._drop()
+                if identity is None:
+                    raise StoreUnavailable(f"sqlite: {_GONE}")
+        return self._connection or self._open()
 
     def _begin(self, connection: Connection, begin: str) -> None:
         for attempt in range(attempts := max(1, round(self._wait_s / _BUSY_S))):
@@ -157,14 +184,36 @@ class Database:
         path = self.options.path
         if path != MEMORY:
             _create_private(path)
-        connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        try:
-            _prepare(connection, self.options)
-        except BaseException:
-            connection.close()
-            raise
+        # Whoever starts may find others starting or leaving, who need the file alone for a moment; nobody waits for it yet.
+        attempts = _OPEN_ATTEMPTS if self._identity is None else max(1, round(self._wait_s / (_OPEN_PAUSE_S + _BUSY_S)))
+        while (connection := _connect(self.options, last=attempts <= 1)) is None:
+            attempts -= 1
+            threading.Event().wait(_OPEN_PAUSE_S)
         self._connection = connection
+        self._identity = _identity(path) if path != MEMORY else None
         return connection
+
+
+def _connect(options: Options, *, last: bool) -> Connection | None:
+    """None where the file is locked and this was not the last attempt."""
+    connection = sqlite3.connect(options.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        _prepare(connection, options)
+        return connection
+    except BaseException as error:
+        connection.close()
+        if not last and isinstance(error, sqlite3.OperationalError) and _reason(error) == "locked":
+            return None
+        raise
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file stands under the path; None for none that can be seen."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _create_private(path: str) -> None:
@@ -178,7 +227,11 @@ def _create_private(path: str) -> None:
 
 def _prepare(connection: Connection, options: Options) -> None:
     if options.path != MEMORY:
-        _use_wal(connection)
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if mode != "wal":
+            connection.execute("PRAGMA journal_mode=WAL")  # needs the file alone, and does not wait for it
+        connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit={_WAL_PAGES * 4096}")
     connection.execute("PRAGMA synchronous=FULL" if options.synchronous == "full" else "PRAGMA synchronous=NORMAL")
     if _version(connection) == 0:
         connection.execute("BEGIN IMMEDIATE")
@@ -195,20 +248,6 @@ def _prepare(connection: Connection, options: Options) -> None:
         raise ConfigError(
             options.path, f"schema version {version}, expected at most {SCHEMA_VERSION}: a newer authz has used this store"
         )
-
-
-def _use_wal(connection: Connection) -> None:
-    """Changing the journal's mode needs the file alone and does not wait for it, so several starting processes try again."""
-    for attempt in range(_OPEN_ATTEMPTS):
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-            if mode != "wal":
-                connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if _reason(error) != "locked" or attempt == _OPEN_ATTEMPTS - 1:
-                raise
-            threading.Event().wait(_OPEN_PAUSE_S)
 
 
 def _version(connection: Connection) -> int:

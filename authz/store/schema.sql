@@ -3,12 +3,31 @@
 -- One row for each counter: `tally` is authz.quota.windows.Tally, packed. An id is never used again (AUTOINCREMENT), because
 -- reservations and the journal speak of counters by id and may outlive one.
 -- ends_ns: when the newest bucket stops counting; from then on the row holds nothing that anybody needs.
+-- raised:  what the raises of raised_bucket add up to; of any other bucket, nothing.
 CREATE TABLE counters (
-  id      INTEGER PRIMARY KEY AUTOINCREMENT,
-  name    TEXT NOT NULL UNIQUE,
-  ends_ns INTEGER NOT NULL,
-  tally   BLOB NOT NULL
+  id            INTEGER PRIMARY KEY AUTOINCREMENT,
+  name          TEXT NOT NULL UNIQUE,
+  ends_ns       INTEGER NOT NULL,
+  tally         BLOB NOT NULL,
+  raised_bucket INTEGER NOT NULL DEFAULT 0,
+  raised        INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+
+-- Append-only, and kept for ever: who changed a budget by hand, and why. By the counter's name, because that outlives its row.
+CREATE TABLE raises (
+  no      INTEGER PRIMARY KEY,
+  id      TEXT NOT NULL UNIQUE,
+  quota   TEXT NOT NULL,
+  scope   TEXT NOT NULL,
+  counter TEXT NOT NULL,
+  bucket  INTEGER NOT NULL,
+  amount  INTEGER NOT NULL,
+  who     TEXT NOT NULL,
+  why     TEXT NOT NULL,
+  at_ns   INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX raises_by_period ON raises (counter, bucket);
 
 -- state: index into authz.store.sqlite.STATES; 0 is pending, 3 is expired.
 -- body:  charges and terms as they were asked for; equal bytes mean the same request.
@@ -54,10 +73,33 @@ CREATE TABLE alerts (
   counter   INTEGER NOT NULL,
   bucket    INTEGER NOT NULL,
   threshold INTEGER NOT NULL,
+  id        TEXT NOT NULL UNIQUE,
   at_ns     INTEGER NOT NULL,
   body      BLOB NOT NULL,
   PRIMARY KEY (counter, bucket, threshold)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX alerts_by_time ON alerts (at_ns);
+
+-- How far a target has been told of an alert. No row: not tried yet. next_ns: not offered before; a claim is a time in the future.
+CREATE TABLE deliveries (
+  target       TEXT NOT NULL,
+  alert        TEXT NOT NULL,
+  attempts     INTEGER NOT NULL,
+  next_ns      INTEGER NOT NULL,
+  delivered_ns INTEGER NOT NULL,
+  PRIMARY KEY (target, alert)
+) STRICT, WITHOUT ROWID;
+
+-- counts: authz.quota.calibration.Counts, packed. Every change takes a new number, and none is used twice (AUTOINCREMENT).
+CREATE TABLE lessons (
+  sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+  key      TEXT NOT NULL,
+  model    TEXT NOT NULL,
+  at_ns    INTEGER NOT NULL,
+  counts   BLOB NOT NULL,
+  UNIQUE (key, model)
+) STRICT;
 
 -- What is settled and what expired. What is pending is summed from `reservations` when it is asked for.
 CREATE TABLE usage (

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from authz.identity.keys import IssuedKey
 from authz.model import QuotaState
-from authz.quota.ledger import Actual, Change, Charge, Event, Full, Held, Hold, Reservation, UsageRow
-from authz.store import accounts, housekeeping, transactions
+from authz.quota.calibration import Lesson
+from authz.quota.ledger import Actual, Change, Charge, Delivery, Event, Full, Held, Hold, Raise, Reservation, UsageRow
+from authz.store import accounts, alerts, budgets, housekeeping, lessons, transactions
 from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
 from authz.store.housekeeping import Balances
 
@@ -28,11 +29,14 @@ class SqliteStore:
         self._decisions = Database(options)
         # Reports read beside the decisions and not in front of them; a store in memory has one connection only.
         self._reports = self._decisions if options.path == MEMORY else Database(options)
+        # A checkpoint waits for the disk, and no report waits for it.
+        self._checkpoints = self._decisions if options.path == MEMORY else Database(options)
         self._prune_from = 0
 
     def close(self) -> None:
         self._decisions.close()
         self._reports.close()
+        self._checkpoints.close()
 
     # The ledger
 
@@ -97,6 +101,40 @@ class SqliteStore:
             lambda connection: housekeeping.prune(connection, now_ns - keep_ns, at_most, self._prune_from)
         )
         return pruned
+
+    def checkpoint(self) -> None:
+        self._checkpoints.checkpoint()
+
+    # Budgets by hand
+
+    def raise_limit(self, raise_id: str, charge: Charge, by: int, who: str, why: str, now_ns: int) -> QuotaState:
+        accounts.check_raise(charge, by)
+        return self._decisions.write(lambda connection: budgets.raise_limit(connection, raise_id, charge, by, who, why, now_ns))
+
+    def raises(self, since_ns: int) -> tuple[Raise, ...]:
+        return self._reports.read(lambda connection: budgets.raises(connection, since_ns))
+
+    # Alerts
+
+    def claim_alerts(self, target: str, now_ns: int, lease_ns: int, at_most: int) -> tuple[Delivery, ...]:
+        # Mostly there is nothing to tell, and finding that out needs no write lock.
+        if not self._reports.read(lambda connection: alerts.waiting(connection, target, now_ns, 1)):
+            return ()
+        return self._decisions.write(lambda connection: alerts.claim(connection, target, now_ns, lease_ns, at_most))
+
+    def delivered(self, target: str, alert: str, now_ns: int) -> None:
+        self._decisions.write(lambda connection: alerts.delivered(connection, target, alert, now_ns))
+
+    def retry_alert(self, target: str, alert: str, next_ns: int) -> None:
+        self._decisions.write(lambda connection: alerts.retry(connection, target, alert, next_ns))
+
+    # Learned estimates
+
+    def learn(self, learned: tuple[Lesson, ...], now_ns: int) -> None:
+        self._decisions.write(lambda connection: lessons.learn(connection, learned, now_ns))
+
+    def learned_since(self, sequence: int, at_most: int) -> tuple[Lesson, ...]:
+        return self._reports.read(lambda connection: lessons.learned_since(connection, sequence, at_most))
 
     # Issued keys
 

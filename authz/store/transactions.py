@@ -11,7 +11,6 @@ from authz.model import QuotaState
 from authz.quota.ledger import (
     TRANSITIONS,
     Actual,
-    Alert,
     Change,
     Charge,
     Event,
@@ -23,7 +22,7 @@ from authz.quota.ledger import (
     Terms,
 )
 from authz.quota.windows import Kind, Tally
-from authz.store import accounts
+from authz.store import accounts, alerts
 from authz.store.accounts import Account, Line
 from authz.store.database import Connection
 
@@ -49,7 +48,6 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
 _encode: Final = msgspec.msgpack.Encoder().encode
 decode_body: Final = msgspec.msgpack.Decoder(Body).decode
 decode_integers: Final = msgspec.msgpack.Decoder(list[int]).decode
-_encode_alert: Final = msgspec.json.Encoder().encode
 
 
 def encode_body(hold: Hold) -> bytes:
@@ -70,7 +68,7 @@ def reserve(connection: Connection, hold: Hold, body: bytes, now_ns: int) -> Hel
             raise ValueError("the reservation's id is already used by another request, expected a new one")
 
     # Does all of it fit.
-    opened = _open_accounts(connection, hold.charges, now_ns)
+    opened = open_accounts(connection, hold.charges, now_ns)
     refused = accounts.refusal(hold.charges, opened, now_ns)
     if refused is not None:
         return refused
@@ -80,7 +78,7 @@ def reserve(connection: Connection, hold: Hold, body: bytes, now_ns: int) -> Hel
     changes: list[int] = []
     for account in opened.values():
         account.tally.reserve(account.window, account.bucket, account.amount)
-    _save(connection, opened, now_ns)
+    save(connection, opened, now_ns)
     for account in opened.values():
         held += (account.id, account.bucket, account.amount, 0)
         changes += (account.id, account.bucket, 0, account.amount)
@@ -95,7 +93,7 @@ def reserve(connection: Connection, hold: Hold, body: bytes, now_ns: int) -> Hel
 
 def look(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
     """How each quota stands before anything is charged."""
-    return accounts.quota_states(charges, _open_accounts(connection, charges, now_ns), now_ns)
+    return accounts.quota_states(charges, open_accounts(connection, charges, now_ns), now_ns)
 
 
 def end(connection: Connection, reservation_id: str, event: Event, actual: Actual | None, now_ns: int) -> Change:
@@ -125,7 +123,8 @@ def end(connection: Connection, reservation_id: str, event: Event, actual: Actua
     connection.execute("UPDATE reservations SET state = ?, lines = ? WHERE no = ?", (_STATE_CODE[after], _encode(held), number))
     _journal(connection, _ENTRY_OF_STATE[after], reservation_id, changes, now_ns)
     _report(connection, body.terms, accounts.usage_change(event, body.terms, actual, corrects=before is State.EXPIRED))
-    return Change(changed=True, state=after, alerts=_alert(connection, body.charges, posted_in, now_ns))
+    told = alerts.write(connection, body.charges, body.terms.organisation, posted_in, now_ns)
+    return Change(changed=True, state=after, alerts=told)
 
 
 def overdue(connection: Connection, now_ns: int, at_most: int) -> list[str]:
@@ -157,29 +156,33 @@ def _reservation(identity: str, code: int, created_ns: int, deadline_ns: int, pa
     return Reservation(identity, STATES[code], created_ns, deadline_ns, body.charges, body.terms)
 
 
-def _open_accounts(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
+def open_accounts(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
     """Each counter of the charges once, as it stands without them."""
     found = accounts.amounts_by_counter(charges)
-    known = {name: (identity, tally) for name, identity, tally in connection.execute(_select_counters(len(found)), [*found])}
+    known = {row[0]: row for row in connection.execute(_select_counters(len(found)), [*found])}
     opened: dict[str, Account] = {}
     for name, (charge, amount) in found.items():
-        identity, packed = known.get(name, (0, None))
+        _, identity, packed, raised_bucket, raised = known.get(name, _NEW_COUNTER)
         tally = Tally(packed)
         window = charge.window
         bucket = tally.current(window, now_ns)
-        opened[name] = Account(identity, window, tally, amount, bucket, tally.used(window.oldest_live(bucket)))
+        used = tally.used(window.oldest_live(bucket))
+        opened[name] = Account(identity, window, tally, amount, bucket, used, raised if raised_bucket == bucket else 0)
     return opened
+
+
+_NEW_COUNTER: Final = ("", 0, None, 0, 0)
 
 
 @lru_cache(maxsize=256)
 def _select_counters(how_many: int) -> str:
     # Only the number of parameters is built into the text, never a name.
-    return f"SELECT name, id, tally FROM counters WHERE name IN ({', '.join('?' * how_many)})"  # noqa: S608
+    return f"SELECT name, id, tally, raised_bucket, raised FROM counters WHERE name IN ({', '.join('?' * how_many)})"  # noqa: S608
 
 
 def _again(connection: Connection, identity: str, hold: Hold, held: list[int], now_ns: int) -> Held:
     """The answer to a hold that is pending already: nothing is charged, and `used` is without what it holds itself."""
-    opened = _open_accounts(connection, hold.charges, now_ns)
+    opened = open_accounts(connection, hold.charges, now_ns)
     for name, line in _lines(hold.charges, held):
         account = opened[name]
         if line.bucket >= account.window.oldest_live(account.bucket):
@@ -187,7 +190,7 @@ def _again(connection: Connection, identity: str, hold: Hold, held: list[int], n
     return Held(identity, accounts.quota_states(hold.charges, opened, now_ns))
 
 
-def _save(connection: Connection, opened: dict[str, Account], now_ns: int) -> None:
+def save(connection: Connection, opened: dict[str, Account], now_ns: int) -> None:
     updates = []
     for name, account in opened.items():
         ends_ns = account.window.ends_ns(account.bucket)
@@ -244,22 +247,3 @@ def _report(connection: Connection, terms: Terms, change: accounts.UsageChange) 
             *msgspec.structs.astuple(change),
         ),
     )
-
-
-def _alert(
-    connection: Connection, charges: tuple[Charge, ...], posted_in: dict[str, tuple[int, int, int]], now_ns: int
-) -> tuple[Alert, ...]:
-    """The thresholds reached that nobody has been told of. The row that is written here is what makes it once."""
-    told: list[Alert] = []
-    for charge in charges:
-        if not charge.alerts_at or charge.counter not in posted_in:
-            continue
-        counter, bucket, posted = posted_in[charge.counter]
-        for alert in accounts.alerts_due(charge, posted):
-            inserted = connection.execute(
-                "INSERT OR IGNORE INTO alerts (counter, bucket, threshold, at_ns, body) VALUES (?, ?, ?, ?, ?)",
-                (counter, bucket, alert.threshold, now_ns, _encode_alert(alert)),
-            )
-            if inserted.rowcount == 1:
-                told.append(alert)
-    return tuple(told)

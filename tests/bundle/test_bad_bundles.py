@@ -144,17 +144,20 @@ def test_the_digest_is_of_every_name_and_byte_and_of_nothing_else(tmp_path: Path
 
 def test_a50_a_bad_bundle_leaves_the_last_good_one_in_force(tmp_path: Path) -> None:
     folder = copy(tmp_path)
-    source = BundleSource(folder)
+    told: list[str] = []
+    source = BundleSource(folder, load_bundle, clock=lambda: 7, reloaded=told.append)
     good = source.current
-    assert not source.reload()
-    assert source.current is good
+    assert not source.refresh()
     edit(folder, "chatbot.cedar", "permit (", "permit ((")
-    with pytest.raises(ConfigError):
-        source.reload()
+    assert not source.refresh()
     assert source.current is good
+    assert (source.status.digest, source.status.refused_ns) == (good.digest, 7)
+    assert "chatbot.cedar:4:9: unexpected token" in source.status.refused
     edit(folder, "chatbot.cedar", "permit ((", "forbid (")
-    assert source.reload()
-    assert source.current.digest != good.digest
+    assert source.refresh()
+    assert source.current.digest == source.status.digest != good.digest
+    assert source.status.refused == ""
+    assert told == ["refused", "swapped"]
 
 
 LINKS = """links:

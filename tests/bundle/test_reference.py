@@ -4,68 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from authz.bundle import Bundle, Case, load_bundle
-from authz.inference.pricebook import Decommissioned, ModelSpec
-from authz.model import NANOS_PER_USD, Meter, Principal, Uid
-from authz.policy import AdminContext, Context, Percents, Verdict
-from authz.quota.definitions import parse_uid
-from authz.reasons import Reason
+from authz.bundle import Case, load_bundle
+from authz.inference.pricebook import Decommissioned
+from authz.model import NANOS_PER_USD, Meter, Uid
+from authz.policy import Context
+from authz.review import suite
 from tests.bundle.folders import REFERENCE
 
 BUNDLE = load_bundle(REFERENCE)
 NOW_NS = 1_800_000_000 * 10**9
-_BEFORE_POLICY = (Reason.MODEL_DECOMMISSIONED, Reason.MODEL_NOT_FOUND, Reason.MODEL_NOT_PRICED)
-
-
-def principal_of(bundle: Bundle, case: Case) -> Principal:
-    uid = parse_uid(case.principal)
-    found = (
-        bundle.directory.user(uid.id, case.team or "", NOW_NS)
-        if uid.type == "User"
-        else bundle.directory.principal(uid.id, NOW_NS)
-    )
-    assert found is not None
-    return found
-
-
-def verdict_of(bundle: Bundle, case: Case) -> Verdict:
-    request = case.request
-    now_ns = int(request.time.timestamp()) * 10**9 if request.time else NOW_NS
-    if request.resource is not None:
-        facts: Context | AdminContext = AdminContext(request.source_ip, now_ns)
-        resource = parse_uid(request.resource)
-    else:
-        model = bundle.prices.find(request.model or "")
-        assert isinstance(model, ModelSpec)
-        resource = Uid("Model", model.id)
-        facts = Context(
-            input_tokens=request.input_tokens,
-            max_output_tokens=request.max_output_tokens,
-            stream=request.stream,
-            endpoint=request.endpoint,
-            service_tier=request.service_tier,
-            tools=request.tools,
-            source_ip=request.source_ip,
-            now_ns=now_ns,
-            spend=Percents(case.spend.org, case.spend.team, case.spend.user, case.spend.key),
-            window=Percents(case.window.org, case.window.team, case.window.user, case.window.key),
-        )
-    return bundle.policy.decide(principal_of(bundle, case), request.action, (resource,), facts)
 
 
 @pytest.mark.parametrize("case", BUNDLE.cases, ids=lambda case: case.name)
-def test_the_bundles_own_cases_as_far_as_policies_decide(case: Case) -> None:
-    expect = case.expect
-    if expect.reason in _BEFORE_POLICY:
-        found = BUNDLE.prices.find(case.request.model or "")
-        assert isinstance(found, Decommissioned) is (expect.reason is Reason.MODEL_DECOMMISSIONED)
-        return
-    verdict = verdict_of(BUNDLE, case)
-    assert verdict.errors == ()
-    assert verdict.allowed is (expect.effect == "allow" or expect.quota is not None)
-    if expect.policies is not None:
-        assert verdict.policies == expect.policies
-    assert verdict.shadow == (expect.shadow or ())
+def test_the_bundles_own_cases(case: Case) -> None:
+    assert suite.run_case(BUNDLE, case).problems == ()
 
 
 MISSION = {

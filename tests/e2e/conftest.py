@@ -57,8 +57,10 @@ class Client:
         return {"authorization": f"Bearer {self.keys[name]}", "content-type": "application/json"}
 
     def records(self) -> list[dict[str, Any]]:
+        """Those of decisions."""
         path = self.stack.records
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in lines if line["kind"] == "decision"]
 
     def wait_until_settled(self) -> None:
         """Until no allowed reservation is pending any more."""

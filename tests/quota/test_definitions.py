@@ -6,11 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.model import MAX_AMOUNT, Meter, Uid
-from authz.quota.definitions import DefinitionError, Per, Quota, QuotaFile, Reserve, parse_quotas, parse_uid
+from authz.quota.definitions import DefinitionError, Per, Quota, QuotaFile, Reserve, parse_quotas, parse_uid, parse_usd
+from authz.quota.ledger import OnStoreError
 from authz.quota.windows import GAUGE, Period, calendar, sliding
 from authz.yamlfile import parse_yaml
 
@@ -99,6 +100,7 @@ def test_spend_is_exact(limit: str, nanos: int, period: Period) -> None:
     assert (quota.limit, quota.window) == (nanos, calendar(period))
 
 
+@settings(deadline=None)  # a busy machine is not a defect
 @given(st.integers(1, MAX_AMOUNT))
 def test_every_nano_dollar_can_be_written(nanos: int) -> None:
     assert spend(f"{nanos // USD}.{nanos % USD:09d} USD/month").limit == nanos
@@ -204,3 +206,27 @@ def test_unknown_fields_are_refused() -> None:
 def test_an_entity_reads_as_it_prints(kind: str, name: str) -> None:
     """A45: quotes, backslashes and type names in an id stay in the id."""
     assert parse_uid(str(Uid(kind, name))) == Uid(kind, name)
+
+
+def test_a_store_that_is_gone_refuses_unless_the_quota_says_otherwise() -> None:
+    assert parse().on_store_error is OnStoreError.DENY
+    for declared in OnStoreError:
+        assert parse(on_store_error=declared.value).on_store_error is declared
+    with pytest.raises(msgspec.ValidationError, match="Invalid enum value 'open'"):
+        parse(on_store_error="open")
+
+
+@pytest.mark.parametrize(
+    ("text", "nanos"),
+    [("100 USD", 100 * USD), (" 0.5 USD ", USD // 2), ("-3 USD", -3 * USD), ("0 USD", 0), ("-0.000000001 USD", -1)],
+)
+def test_amounts_of_money(text: str, nanos: int) -> None:
+    assert parse_usd(text) == nanos
+
+
+@pytest.mark.parametrize(
+    "text", ["", "100", "USD", "--1 USD", "- 1 EUR", "1e3 USD", "1 USD/month", "0.0000000001 USD", "１ USD", "inf USD"]
+)
+def test_other_amounts_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^found .*, expected"):
+        parse_usd(text)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from authz.model import MAX_AMOUNT, Estimate, Meter, Principal, Uid
 from authz.quota.definitions import QuotaFile, parse_quotas
-from authz.quota.path import QuotaIndex, counter_name
+from authz.quota.ledger import OnStoreError
+from authz.quota.path import QuotaIndex, counter_name, counters_of
 from authz.quota.windows import sliding
 
 ORG, TEAM, USER, KEY = Uid("Org", "acme"), Uid("Team", "chat"), Uid("User", "ann"), Uid("Key", "prod")
@@ -130,3 +131,27 @@ def test_ten_thousand_other_teams_cost_nothing() -> None:
     looked_at = [quota for uid in (*ANN.path, LARGE) for quota in quotas._by_scope.get(uid, ())]
     assert met(quotas) == ["q10000"]
     assert len(looked_at) == 1
+
+
+def test_a_charge_carries_what_its_quota_declares() -> None:
+    quotas = index({"on_store_error": "share"}, {})
+    assert [each.on_store_error for each in quotas.charges(ANN, "llama", (), ESTIMATE)] == [
+        OnStoreError.SHARE,
+        OnStoreError.DENY,
+    ]
+
+
+def test_the_counters_of_a_quota_are_those_that_requests_meet() -> None:
+    """What a report looks at is what a decision charges."""
+    quotas = index(
+        {},
+        {"per": "key"},
+        {"per": "user"},
+        {"per": "team", "scope": 'ModelGroup::"large"'},
+        {"scope": 'Team::"x"', "per": "key"},
+    )
+    met = {applied.counter for each in (ANN, SERVICE) for applied in quotas.applying(each, "llama", (LARGE,))}
+    found = [counters_of(quota, (ANN, SERVICE, ANN)) for quota in quotas.quotas]
+    assert [len(each) for each in found] == [1, 2, 2, 1, 0]
+    assert {applied.counter for each in found for applied in each} == met
+    assert [applied.scope for applied in found[1]] == ['Key::"bot"', 'Key::"prod"']

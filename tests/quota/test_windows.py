@@ -63,13 +63,13 @@ class TestSliding:
 
     @given(LENGTHS, st.lists(st.tuples(st.floats(-1.5, 1.5), st.integers(1, 30)), min_size=1, max_size=80))
     def test_a_clock_that_jumps_never_admits_more(self, length_s: int, hits: list[tuple[float, int]]) -> None:
-        """A73, A74: by the furthest clock that the counter has seen, no span holds more than the limit."""
+        """A73, A74: by the furthest clock that charged the counter, no span holds more than the limit."""
         window, tally, now_ns, furthest, limit = sliding(length_s), Tally(), START, 0, 40
         admitted: list[tuple[int, int]] = []
         for step, amount in hits:
             now_ns += int(step * length_s * NS)
-            furthest = max(furthest, now_ns) if admitted else now_ns
             if admit(window, tally, amount, limit, now_ns):
+                furthest = max(furthest, now_ns)
                 admitted.append((furthest, amount))
         for begin_ns, _ in admitted:
             assert sum(amount for when, amount in admitted if begin_ns <= when <= begin_ns + length_s * NS) <= limit
@@ -93,7 +93,9 @@ class TestSliding:
             admit(window, tally, hit, limit, now_ns)
         fits_ns = tally.fits_ns(window, tally.current(window, now_ns), amount, limit, now_ns)
         assert fits_ns is not None
-        assert fits_ns - now_ns <= length_s * NS * 61 // 60 + 61
+        assert (
+            fits_ns - now_ns <= length_s * NS * 61 // 60 + MAX_BUCKETS * 1_000
+        )  # each sub-bucket is rounded up to a microsecond
         assert admit(window, Tally(tally.pack()), amount, limit, fits_ns)
         if fits_ns > now_ns:
             assert not admit(window, Tally(tally.pack()), amount, limit, fits_ns - 1)
@@ -108,6 +110,16 @@ class TestSliding:
             ends_ns = window.ends_ns(window.bucket(now_ns))
             assert ends_ns is not None
             assert 60 * NS < ends_ns - now_ns <= 61 * NS
+
+    @given(LENGTHS, st.integers(0, 4 * 10**18))
+    def test_microseconds_and_doubles_find_the_same_bucket(self, length_s: int, now_ns: int) -> None:
+        """What a store does whose only numbers are doubles (Lua)."""
+        window, now_us = sliding(length_s), float(now_ns // 1_000)
+        width_us = float(window.sub_bucket_us)
+        bucket = (now_us - now_us % width_us) / width_us
+        assert bucket.is_integer()
+        assert bucket == window.bucket(now_ns)
+        assert int((bucket + MAX_BUCKETS) * width_us) * 1_000 == window.ends_ns(int(bucket))
 
     def test_above_the_limit_never_fits(self) -> None:
         assert Tally().fits_ns(sliding(60), 0, 11, 10, START) is None

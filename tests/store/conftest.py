@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from authz.store import SqliteStore
+from authz.store import Store
+from tests.store import redis_server
 from tests.store.places import PLACES, FilePlace, Place
 
 
@@ -16,7 +17,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 
 @pytest.fixture
-def store(place: Place) -> SqliteStore:
+def store(place: Place) -> Store:
     return place.open()
 
 
@@ -25,3 +26,9 @@ def file() -> Iterator[FilePlace]:
     found = FilePlace()
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_server_is_left() -> Iterator[None]:
+    yield
+    redis_server.close_shared()

@@ -10,7 +10,7 @@ import sys
 from authz.errors import StoreUnavailable
 from authz.model import Meter
 from authz.quota.ledger import Held, Hold
-from authz.store import SqliteStore, open_store
+from authz.store import Store, open_store
 from tests.store.builders import NOW, charge, hold
 
 USD = 1_000_000_000
@@ -20,13 +20,13 @@ def ten_cents(name: str) -> Hold:
     return hold(charge(Meter.REQUESTS, 1, 10_000), charge(Meter.SPEND, USD // 10, 5 * USD), id=name)
 
 
-def admitted(store: SqliteStore, wanted: Hold, now_ns: int = NOW) -> bool:
-    """The store may be locked for longer than it waits; then nothing is charged and the caller asks again."""
+def admitted(store: Store, wanted: Hold, now_ns: int = NOW) -> bool:
+    """The store may be busy for longer than it waits. The caller asks again, under the same id: nothing is charged twice."""
     while True:
         try:
             return isinstance(store.reserve(wanted, now_ns), Held)
         except StoreUnavailable as error:
-            assert "locked" in str(error)  # noqa: PT017  # any other failure ends the test
+            assert str(error).endswith(("locked", "thread", "timed out"))  # noqa: PT017  # any other failure ends the test
 
 
 def main(uri: str, name: str, times: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from authz.model import MAX_AMOUNT, Meter, Usage
 from authz.quota.ledger import TRANSITIONS, Change, Event, Full, Held, Hold, State
 from authz.quota.windows import GAUGE_RETRY_NS, NS, Period, calendar, sliding
-from authz.store import SqliteStore
+from authz.store import Store
 from tests.store.builders import MINUTE, MONTH, NOW, TTL_NS, actual, charge, hold, terms
 from tests.store.places import Place
 
@@ -15,28 +15,28 @@ TOKENS = Meter.TOKENS
 SPEND = Meter.SPEND
 
 
-def reserve(store: SqliteStore, wanted: Hold, now_ns: int = NOW) -> str:
+def reserve(store: Store, wanted: Hold, now_ns: int = NOW) -> str:
     held = store.reserve(wanted, now_ns)
     assert isinstance(held, Held), held
     return held.reservation_id
 
 
-def refuse(store: SqliteStore, wanted: Hold, now_ns: int = NOW) -> Full:
+def refuse(store: Store, wanted: Hold, now_ns: int = NOW) -> Full:
     full = store.reserve(wanted, now_ns)
     assert isinstance(full, Full), full
     return full
 
 
-def posted(store: SqliteStore, counter: str) -> int:
+def posted(store: Store, counter: str) -> int:
     return sum(cell[0] for cell in store.balances().get(counter, {}).values())
 
 
-def pending(store: SqliteStore, counter: str) -> int:
+def pending(store: Store, counter: str) -> int:
     return sum(cell[1] for cell in store.balances().get(counter, {}).values())
 
 
 class TestReserve:
-    def test_holds_every_charge(self, store: SqliteStore) -> None:
+    def test_holds_every_charge(self, store: Store) -> None:
         wanted = hold(charge(TOKENS, 300, 1_000), charge(SPEND, 5, 100), charge(Meter.IN_FLIGHT, 1, 2))
         held = store.reserve(wanted, NOW)
         assert isinstance(held, Held)
@@ -54,7 +54,7 @@ class TestReserve:
         assert (found.state, found.charges, found.terms) == (State.PENDING, wanted.charges, wanted.terms)
         assert (found.created_ns, found.deadline_ns) == (NOW, NOW + TTL_NS)
 
-    def test_all_or_nothing(self, store: SqliteStore) -> None:
+    def test_all_or_nothing(self, store: Store) -> None:
         """A76, A77: the request that the last quota refuses has charged nothing to the first."""
         reserve(store, hold(charge(SPEND, 90, 100)))
         before = store.balances()
@@ -63,18 +63,18 @@ class TestReserve:
         assert full.retry_after_s == pytest.approx(31 * 86_400, abs=1)
         assert store.balances() == store.replay() == before
 
-    def test_names_the_quota_that_waits_longest(self, store: SqliteStore) -> None:
+    def test_names_the_quota_that_waits_longest(self, store: Store) -> None:
         reserve(store, hold(charge(TOKENS, 10, 10), charge(SPEND, 10, 10), charge(Meter.REQUESTS, 1, 1)))
         full = refuse(store, hold(charge(TOKENS, 1, 10), charge(SPEND, 1, 10), charge(Meter.REQUESTS, 1, 1)))
         assert full.quota == 1
 
-    def test_above_the_limit_itself_never_fits(self, store: SqliteStore) -> None:
+    def test_above_the_limit_itself_never_fits(self, store: Store) -> None:
         reserve(store, hold(charge(SPEND, 10, 10)))
         full = refuse(store, hold(charge(SPEND, 1, 10), charge(TOKENS, 11, 10)))
         assert (full.quota, full.retry_after_s) == (1, None)
         assert store.find("nothing") is None
 
-    def test_waiting_as_told_is_enough_and_not_too_long(self, store: SqliteStore) -> None:
+    def test_waiting_as_told_is_enough_and_not_too_long(self, store: Store) -> None:
         """A78."""
         for step in range(5):
             reserve(store, hold(charge(TOKENS, 2, 10)), NOW + step * 7 * NS)
@@ -85,7 +85,7 @@ class TestReserve:
         refuse(store, hold(charge(TOKENS, 3, 10)), fits_ns - 1_000_000)
         reserve(store, hold(charge(TOKENS, 3, 10)), fits_ns)
 
-    def test_shadow_quotas_count_and_never_refuse(self, store: SqliteStore) -> None:
+    def test_shadow_quotas_count_and_never_refuse(self, store: Store) -> None:
         wanted = [hold(charge(TOKENS, 8, 10, enforced=False), charge(SPEND, 1, 2)) for _ in range(3)]
         reserve(store, wanted[0])
         held = store.reserve(wanted[1], NOW)
@@ -94,7 +94,7 @@ class TestReserve:
         assert refuse(store, wanted[2]).quota == 1
         assert pending(store, "tokens") == 16
 
-    def test_one_counter_under_two_limits_counts_once(self, store: SqliteStore) -> None:
+    def test_one_counter_under_two_limits_counts_once(self, store: Store) -> None:
         strict, loose = charge(TOKENS, 6, 5, "t", enforced=False), charge(TOKENS, 6, 10, "t")
         first = reserve(store, hold(strict, loose))
         assert pending(store, "t") == 6
@@ -102,13 +102,13 @@ class TestReserve:
         store.settle(first, actual(tokens=4), NOW)
         assert (posted(store, "t"), pending(store, "t")) == (4, 0)
 
-    def test_a_full_gauge_gives_a_guess(self, store: SqliteStore) -> None:
+    def test_a_full_gauge_gives_a_guess(self, store: Store) -> None:
         """A72."""
         reserve(store, hold(charge(Meter.IN_FLIGHT, 1, 1)))
         assert refuse(store, hold(charge(Meter.IN_FLIGHT, 1, 1))).retry_after_s == GAUGE_RETRY_NS / NS
 
     @pytest.mark.parametrize("amount", [-1, MAX_AMOUNT + 1])
-    def test_absurd_amounts_are_refused(self, store: SqliteStore, amount: int) -> None:
+    def test_absurd_amounts_are_refused(self, store: Store, amount: int) -> None:
         """A75."""
         kept = reserve(store, hold(charge(TOKENS, 1, 10)))
         with pytest.raises(ValueError, match=f"an amount of {amount} tokens, expected 0 to"):
@@ -123,14 +123,14 @@ class TestReserve:
             store.reserve(Hold("x", "", (), terms(), 0), NOW)
         assert store.balances() == {"tokens": {MINUTE.bucket(NOW): (0, 1)}}
 
-    def test_many_in_one_transaction_are_each_their_own(self, store: SqliteStore) -> None:
+    def test_many_in_one_transaction_are_each_their_own(self, store: Store) -> None:
         wanted = [hold(charge(TOKENS, 4, 10)) for _ in range(4)]
         answers = store.reserve_many(wanted, NOW)
         assert [type(answer) for answer in answers] == [Held, Held, Full, Full]
         assert [answer.states[0].used for answer in answers] == [0, 4, 8, 8]
         assert store.balances() == store.replay()
 
-    def test_hostile_names_are_only_names(self, store: SqliteStore) -> None:
+    def test_hostile_names_are_only_names(self, store: Store) -> None:
         """A45, A56."""
         for name in ("'; DROP TABLE counters; --", '"', "\\", "{}", "ключ", "%s", "a\nb"):
             wanted = hold(charge(TOKENS, 1, 1, name), id=name, request_id=name, retry_key=name)
@@ -142,7 +142,7 @@ class TestReserve:
 
 
 class TestRepeats:
-    def test_a_repeated_check_is_answered_again(self, store: SqliteStore) -> None:
+    def test_a_repeated_check_is_answered_again(self, store: Store) -> None:
         """A15: two Checks of one request hold once."""
         first = hold(charge(TOKENS, 6, 10), charge(Meter.IN_FLIGHT, 1, 1), retry_key="k/1")
         again = Hold("another", first.retry_key, first.charges, first.terms, first.ttl_ns)
@@ -155,7 +155,7 @@ class TestRepeats:
         assert [s.used for s in repeated.states] == [s.used for s in held.states] == [0, 0]
         assert store.balances() == store.replay() == before
 
-    def test_the_same_key_with_another_request_is_charged(self, store: SqliteStore) -> None:
+    def test_the_same_key_with_another_request_is_charged(self, store: Store) -> None:
         """A client that repeats its request id does not ride on what it reserved before."""
         first = reserve(store, hold(charge(TOKENS, 6, 20), retry_key="k/1"))
         other = reserve(store, hold(charge(TOKENS, 7, 20), retry_key="k/1"))
@@ -164,16 +164,16 @@ class TestRepeats:
         assert pending(store, "tokens") == 19
         refuse(store, hold(charge(TOKENS, 9, 20), retry_key="k/1"))
 
-    def test_once_it_has_ended_the_key_is_free(self, store: SqliteStore) -> None:
+    def test_once_it_has_ended_the_key_is_free(self, store: Store) -> None:
         wanted = hold(charge(TOKENS, 6, 20), retry_key="k/1")
         store.void(reserve(store, wanted), NOW)
         assert reserve(store, Hold("next", "k/1", wanted.charges, wanted.terms, TTL_NS)) == "next"
 
-    def test_no_key_is_never_a_repeat(self, store: SqliteStore) -> None:
+    def test_no_key_is_never_a_repeat(self, store: Store) -> None:
         one, other = hold(charge(TOKENS, 6, 20)), hold(charge(TOKENS, 6, 20))
         assert reserve(store, one) != reserve(store, other)
 
-    def test_an_id_is_used_once(self, store: SqliteStore) -> None:
+    def test_an_id_is_used_once(self, store: Store) -> None:
         wanted = hold(charge(TOKENS, 6, 20), id="same")
         assert reserve(store, wanted) == reserve(store, wanted) == "same"
         with pytest.raises(ValueError, match="id is already used"):
@@ -183,7 +183,7 @@ class TestRepeats:
             store.reserve(wanted, NOW)
         assert (posted(store, "tokens"), pending(store, "tokens")) == (1, 0)
 
-    def test_found_by_request_only_when_there_is_no_doubt(self, store: SqliteStore) -> None:
+    def test_found_by_request_only_when_there_is_no_doubt(self, store: Store) -> None:
         first = reserve(store, hold(charge(TOKENS, 1, 20), request_id="x"))
         found = store.find_by_request("x")
         assert found is not None
@@ -199,7 +199,7 @@ class TestRepeats:
 
 
 class TestEnds:
-    def test_settling_posts_what_was_used_in_full(self, store: SqliteStore) -> None:
+    def test_settling_posts_what_was_used_in_full(self, store: Store) -> None:
         """A69: above what was reserved, above the limit; the next request feels it."""
         first = reserve(store, hold(charge(SPEND, 40, 100), charge(TOKENS, 9, 10), charge(Meter.IN_FLIGHT, 1, 1)))
         change = store.settle(first, actual(Usage(3, 2), spend=120, tokens=5), NOW)
@@ -209,7 +209,7 @@ class TestEnds:
         full = refuse(store, hold(charge(SPEND, 0, 100)))
         assert (full.states[0].used, full.states[0].remaining) == (120, 0)
 
-    def test_what_is_not_known_is_posted_at_its_bound(self, store: SqliteStore) -> None:
+    def test_what_is_not_known_is_posted_at_its_bound(self, store: Store) -> None:
         """A70: a settlement without a meter's amount, and an expiry."""
         bound = terms(spend=50, tokens=400)
         charges = (charge(SPEND, 5, 1_000), charge(TOKENS, 30, 1_000), charge(Meter.REQUESTS, 1, 10))
@@ -219,14 +219,14 @@ class TestEnds:
         store.expire(NOW + TTL_NS, 10)
         assert [posted(store, name) for name in ("spend", "tokens", "requests")] == [100, 407, 2]
 
-    def test_voiding_gives_everything_back(self, store: SqliteStore) -> None:
+    def test_voiding_gives_everything_back(self, store: Store) -> None:
         """A72."""
         first = reserve(store, hold(charge(SPEND, 40, 100), charge(Meter.IN_FLIGHT, 1, 1)))
         assert store.void(first, NOW) == Change(changed=True, state=State.VOIDED)
         assert store.balances() == store.replay() == {}
         reserve(store, hold(charge(SPEND, 100, 100), charge(Meter.IN_FLIGHT, 1, 1)))
 
-    def test_expiry_posts_the_estimate_and_one_late_settlement_corrects_it(self, store: SqliteStore) -> None:
+    def test_expiry_posts_the_estimate_and_one_late_settlement_corrects_it(self, store: Store) -> None:
         """A66, A67."""
         first = reserve(store, hold(charge(SPEND, 40, 100), charge(Meter.IN_FLIGHT, 1, 1)))
         assert store.expire(NOW + TTL_NS - 1, 10) == ()
@@ -236,14 +236,14 @@ class TestEnds:
         assert store.settle(first, actual(spend=99), NOW) == Change(changed=False, state=State.CORRECTED)
         assert store.balances() == store.replay() == {"spend": {MONTH.bucket(NOW): (12, 0)}}
 
-    def test_a_late_void_takes_the_estimate_back(self, store: SqliteStore) -> None:
+    def test_a_late_void_takes_the_estimate_back(self, store: Store) -> None:
         first = reserve(store, hold(charge(SPEND, 40, 100)))
         store.expire(NOW + TTL_NS, 10)
         assert store.void(first, NOW).state is State.CORRECTED
         assert posted(store, "spend") == 0
         assert store.usage("2026-01-01", "2026-01-01")[0].requests == 0
 
-    def test_every_event_in_every_state(self, store: SqliteStore) -> None:
+    def test_every_event_in_every_state(self, store: Store) -> None:
         """A68: the table and nothing else."""
         leads: dict[State, list[Event]] = {
             State.PENDING: [],
@@ -276,20 +276,20 @@ class TestEnds:
                 store.void(reservation, NOW)
         assert store.balances() == store.replay()
 
-    def test_unknown_reservations_are_ignored(self, store: SqliteStore) -> None:
+    def test_unknown_reservations_are_ignored(self, store: Store) -> None:
         """A3."""
         nothing = Change(changed=False, state=None)
         assert store.settle("guess", actual(tokens=1), NOW) == store.void("guess", NOW) == nothing
         assert store.balances() == {}
 
-    def test_the_sweeper_takes_what_it_is_given_the_oldest_first(self, store: SqliteStore) -> None:
+    def test_the_sweeper_takes_what_it_is_given_the_oldest_first(self, store: Store) -> None:
         names = [reserve(store, hold(charge(TOKENS, 1, 100)), NOW + step) for step in range(5)]
         assert len(store.expire(NOW + 2 * TTL_NS, 2)) == 2
         states = [found.state for found in map(store.find, names) if found is not None]
         assert states == [State.EXPIRED] * 2 + [State.PENDING] * 3
         assert len(store.expire(NOW + 2 * TTL_NS, 10)) == 3
 
-    def test_a_hold_across_a_reset_stays_in_its_window(self, store: SqliteStore) -> None:
+    def test_a_hold_across_a_reset_stays_in_its_window(self, store: Store) -> None:
         """A82: reserved in January, settled in February."""
         january, february = NOW, NOW + 31 * 86_400 * NS
         first = reserve(store, hold(charge(SPEND, 40, 100)), february - NS)
@@ -298,14 +298,14 @@ class TestEnds:
         assert store.balances()["spend"] == {MONTH.bucket(january): (70, 0), MONTH.bucket(february): (0, 100)}
         assert store.balances() == store.replay()
 
-    def test_a_correction_of_what_counts_no_more_changes_no_balance(self, store: SqliteStore) -> None:
+    def test_a_correction_of_what_counts_no_more_changes_no_balance(self, store: Store) -> None:
         first = reserve(store, hold(charge(TOKENS, 5, 10)))
         reserve(store, hold(charge(TOKENS, 5, 10)), NOW + 3_600 * NS)
         before = store.balances()
         assert store.settle(first, actual(tokens=9), NOW + 3_600 * NS).changed
         assert store.balances() == store.replay() == before
 
-    def test_a_clock_behind_the_others_gets_nothing_extra(self, store: SqliteStore) -> None:
+    def test_a_clock_behind_the_others_gets_nothing_extra(self, store: Store) -> None:
         """A73, A74."""
         ahead = NOW + 120 * NS
         taken = 0
@@ -334,13 +334,13 @@ class TestAlerts:
         assert settle(50) == []
         assert settle(120, NOW + 40 * 86_400 * NS) == [100]
 
-    def test_says_what_was_reached(self, store: SqliteStore) -> None:
+    def test_says_what_was_reached(self, store: Store) -> None:
         change = store.settle(reserve(store, hold(charge(SPEND, 1, 500, alerts=(100,)))), actual(spend=130), NOW)
         (alert,) = change.alerts
         assert (alert.quota, alert.scope, alert.meter, alert.window) == ("q-spend", 'Key::"spend"', SPEND, "month")
         assert (alert.threshold, alert.limit, alert.posted) == (100, 500, 130)
 
-    def test_pending_amounts_reach_nothing_and_a_correction_does_not_repeat(self, store: SqliteStore) -> None:
+    def test_pending_amounts_reach_nothing_and_a_correction_does_not_repeat(self, store: Store) -> None:
         first = reserve(store, hold(charge(SPEND, 200, 500, alerts=(100,))))
         (change,) = store.expire(NOW + TTL_NS, 1)
         assert [alert.threshold for alert in change.alerts] == [100]
@@ -348,14 +348,14 @@ class TestAlerts:
         second = reserve(store, hold(charge(SPEND, 200, 500, alerts=(100,))))
         assert store.settle(second, actual(spend=200), NOW).alerts == ()
 
-    def test_a_threshold_added_later_is_told_at_the_next_posting(self, store: SqliteStore) -> None:
+    def test_a_threshold_added_later_is_told_at_the_next_posting(self, store: Store) -> None:
         store.settle(reserve(store, hold(charge(SPEND, 1, 500))), actual(spend=300), NOW)
         change = store.settle(reserve(store, hold(charge(SPEND, 1, 500, alerts=(200,)))), actual(spend=1), NOW)
         assert [alert.threshold for alert in change.alerts] == [200]
 
 
 class TestUsage:
-    def test_settled_and_pending_apart(self, store: SqliteStore) -> None:
+    def test_settled_and_pending_apart(self, store: Store) -> None:
         for name in ("a", "b", "a"):
             wanted = hold(charge(SPEND, 10, 1_000), on=terms(name, spend=10))
             store.settle(reserve(store, wanted), actual(Usage(100, 20, 30), spend=4), NOW)
@@ -370,7 +370,7 @@ class TestUsage:
         assert [row.day for row in store.usage("2026-01-01", "2026-01-09")] == ["2026-01-01", "2026-01-01", "2026-01-02"]
         assert store.usage("2026-01-03", "2026-01-09") == ()
 
-    def test_an_expiry_counts_its_bound_until_it_is_corrected(self, store: SqliteStore) -> None:
+    def test_an_expiry_counts_its_bound_until_it_is_corrected(self, store: Store) -> None:
         first = reserve(store, hold(charge(SPEND, 10, 1_000)))
         store.expire(NOW + TTL_NS, 1)
         (row,) = store.usage("2026-01-01", "2026-01-01")
@@ -381,7 +381,7 @@ class TestUsage:
 
 
 class TestPrune:
-    def test_forgets_what_is_old_and_keeps_balances_and_reports(self, store: SqliteStore) -> None:
+    def test_forgets_what_is_old_and_keeps_balances_and_reports(self, store: Store) -> None:
         day = 86_400 * NS
         for step in range(6):
             now_ns = NOW + step * day
@@ -404,7 +404,7 @@ class TestPrune:
         again = reserve(store, hold(charge(SPEND, 10, 1_000, alerts=(15,))), now_ns)
         assert store.settle(again, actual(spend=1), now_ns).alerts == ()
 
-    def test_a_counter_of_every_window_goes_in_the_end(self, store: SqliteStore) -> None:
+    def test_a_counter_of_every_window_goes_in_the_end(self, store: Store) -> None:
         windows = (sliding(1), sliding(2_592_000), calendar(Period.DAY), MONTH)
         for number, window in enumerate(windows):
             wanted = hold(charge(TOKENS, 5, 10, f"w{number}", window=window), charge(Meter.IN_FLIGHT, 1, 5))

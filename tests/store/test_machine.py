@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,7 +18,7 @@ from authz.quota.ledger import TRANSITIONS, Change, Charge, Event, Full, Held, H
 from authz.quota.windows import GAUGE, NS, Kind, Period, Window, calendar, sliding
 from authz.store.housekeeping import Balances
 from tests.store.builders import NOW, TTL_NS, actual, charge, terms
-from tests.store.places import FilePlace, MemoryPlace
+from tests.store.places import FilePlace, HastyRedisPlace, MemoryPlace, RedisPlace
 
 LONG = os.environ.get("AUTHZ_TEST_PROFILE") == "long"
 DAY_NS = 86_400 * NS
@@ -48,7 +49,7 @@ class Made:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    place_type: ClassVar[type[FilePlace | MemoryPlace]]
+    place_type: ClassVar[type[FilePlace | MemoryPlace | RedisPlace]]
 
     @initialize()
     def begin(self) -> None:
@@ -138,7 +139,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        if self.place_type is FilePlace:
+        if self.place.reopens:
             self.store.close()
         self.store = self.place.open()
 
@@ -182,10 +183,10 @@ class LedgerMachine(RuleBasedStateMachine):
             found = self.store.find(name)
             assert found is not None  # I7
             assert (found.state, found.charges) == (made.state, made.hold.charges)  # I2
-        for row in self.store.usage(*EVER):
-            assert min(row.requests, row.input_tokens, row.cost_nanousd, row.pending_requests, row.pending_nanousd) >= 0
         waiting = self.pending()
         rows = self.store.usage(*EVER)
+        for row in rows:
+            assert min(row.requests, row.input_tokens, row.cost_nanousd, row.pending_requests, row.pending_nanousd) >= 0
         assert sum(row.pending_requests for row in rows) == len(waiting)
         assert sum(row.pending_nanousd for row in rows) == sum(made.hold.terms.at_most[Meter.SPEND] for made in waiting)
 
@@ -311,7 +312,14 @@ class FileMachine(LedgerMachine):
     place_type = FilePlace
 
 
+class RedisMachine(LedgerMachine):
+    place_type = HastyRedisPlace
+
+
 TestMemory = MemoryMachine.TestCase
-TestMemory.settings = LENGTH
 TestFile = FileMachine.TestCase
-TestFile.settings = settings(LENGTH, max_examples=2_000 if LONG else 120)
+TestRedis = RedisMachine.TestCase
+for case in (TestMemory, TestFile, TestRedis):
+    case.settings = LENGTH
+    setattr(case, "pytestmark", [pytest.mark.timeout(10_000 if LONG else 600)])  # noqa: B010  # what pytest looks for
+del case  # else it would be collected once more

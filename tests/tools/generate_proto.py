@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-PACKAGES: Final[dict[str, str]] = {"authz/envoy/v3": "authz/envoy/wire"}
+PACKAGES: Final[dict[str, str]] = {"authz/envoy/v3": "authz/envoy/wire", "authz/v1": "authz/api/wire"}
 """Folder under `proto/` → folder of the generated modules, both relative to the repository."""
 
 

@@ -1,0 +1,1 @@
+"""Our own gRPC services, beside the two that are Envoy's."""

@@ -1,0 +1,236 @@
+"""What happens while the store does not answer: what the quotas declare, and nothing else.
+
+`Fallback` stands before the store and is a ledger like it. As long as the store answers it only passes on. When it does not, a
+request is admitted where every enforced quota on its path declares that it may be:
+
+deny   the default, and what a request without an enforced quota gets: refused, nothing is known
+share  counted in this process, against the limit divided by the number of replicas (rounded down)
+allow  counted in this process, refused by nothing
+
+What was admitted is kept and goes into the store's books when it answers again, once and whatever their limits say by then:
+from there on it is a reservation like any other, under its own id. What its settlement said in the meantime follows it. Memory
+is bounded: when `max_backlog` requests wait for the books, the next one is refused.
+
+A share is counted from nothing when a process starts, and what the store had counted before it went away is not part of it. So
+during an outage a limit can be passed by as much again, once; a budget that must never be passed stays with `deny`. A request
+whose policies ask how full the quotas are is denied in any case: nobody knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct, structs
+
+from authz.errors import StoreUnavailable
+from authz.model import QuotaState
+from authz.quota.ledger import Actual, Change, Charge, Event, Full, Held, Hold, Ledger, OnStoreError, Reservation, State
+
+MAX_BACKLOG: Final = 50_000
+_MAX_DOUBTS: Final = 10_000
+_PAUSE_NS: Final = 1_000_000_000
+"""After a failure, how long requests that may pass do not wait for the store first: each would wait out its deadline."""
+
+_log = logging.getLogger(__name__)
+
+
+class Admitted(Struct):
+    """A request that passed without the store.
+
+    posted  it stands in the store's books
+    ended   how it ended, as far as somebody has said
+    """
+
+    hold: Hold
+    at_ns: int
+    posted: bool = False
+    ended: Event | None = None
+    actual: Actual | None = None
+    ended_ns: int = 0
+
+
+class Fallback:
+    """Safe in threads.
+
+    local     a ledger in this process's own memory
+    admitted  is called for each request that passes without the store, with what let it: for the metric
+    """
+
+    def __init__(
+        self,
+        store: Ledger,
+        local: Ledger,
+        *,
+        replicas: int,
+        admitted: Callable[[OnStoreError], None],
+        max_backlog: int = MAX_BACKLOG,
+    ) -> None:
+        if replicas < 1:
+            raise ValueError(f"found {replicas} replicas, expected 1 or more")
+        self._store, self._local, self._replicas = store, local, replicas
+        self._on_admitted, self._max_backlog = admitted, max_backlog
+        self._lock = threading.Lock()
+        self._one_at_a_time = threading.Lock()  # held over I/O, and therefore not the lock that decisions take
+        self._backlog: dict[str, Admitted] = {}
+        self._doubts: deque[str] = deque(maxlen=_MAX_DOUBTS)
+        self._ask_again_ns = 0
+
+    # A ledger, as far as decisions and settlements need one
+
+    def reserve(self, hold: Hold, now_ns: int) -> Held | Full:
+        declared = declaration(hold.charges)
+        if declared is not OnStoreError.DENY and now_ns < self._ask_again_ns:
+            return self._admit(hold, declared, now_ns)
+        try:
+            return self._store.reserve(hold, now_ns)
+        except StoreUnavailable:
+            self._ask_again_ns = now_ns + _PAUSE_NS
+            if declared is OnStoreError.DENY:
+                self._doubts.append(hold.id)  # it may have been written although nobody said so
+                raise
+            return self._admit(hold, declared, now_ns)
+
+    def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
+        return self._store.look(charges, now_ns)
+
+    def find(self, reservation_id: str) -> Reservation | None:
+        entry = self._backlog.get(reservation_id)
+        return self._store.find(reservation_id) if entry is None or entry.posted else _reservation(entry)
+
+    def find_by_request(self, request_id: str) -> Reservation | None:
+        with self._lock:
+            waiting = [each for each in self._backlog.values() if not each.posted and each.hold.request_id == request_id != ""]
+        if not waiting:
+            return self._store.find_by_request(request_id)
+        return _reservation(waiting[0]) if len(waiting) == 1 and waiting[0].ended is None else None
+
+    def settle(self, reservation_id: str, actual: Actual, now_ns: int) -> Change:
+        return self._end(reservation_id, Event.SETTLE, actual, now_ns)
+
+    def void(self, reservation_id: str, now_ns: int) -> Change:
+        return self._end(reservation_id, Event.VOID, None, now_ns)
+
+    def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
+        return self._store.expire(now_ns, at_most)
+
+    # What the ticks do
+
+    def catch_up(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
+        """Brings up to `at_most` admitted requests into the store's books and ends those that have ended; answers what that
+        changed, alerts included. Raises `StoreUnavailable`; the next call goes on where this one stopped."""
+        changes: list[Change] = []
+        with self._one_at_a_time:
+            try:
+                self._catch_up(now_ns, at_most, changes)
+            except StoreUnavailable:
+                if not changes:
+                    raise
+        return tuple(changes)
+
+    def tidy(self, now_ns: int, at_most: int) -> None:
+        """Forgets what this process's own memory no longer needs."""
+        self._local.expire(now_ns, at_most)
+        self._local.prune(now_ns, 0, at_most)
+        with self._lock:
+            over = [name for name, each in self._backlog.items() if each.posted and each.at_ns + each.hold.ttl_ns <= now_ns]
+            for name in over:
+                del self._backlog[name]
+
+    # How
+
+    def _catch_up(self, now_ns: int, at_most: int, changes: list[Change]) -> None:
+        while self._doubts and len(changes) < at_most:
+            changes.append(self._store.void(self._doubts[0], now_ns))
+            self._doubts.popleft()
+        with self._lock:
+            waiting = [each for each in self._backlog.values() if not each.posted or each.ended][: at_most - len(changes)]
+        for entry in waiting:
+            self._post(entry)
+            if (change := self._finish(entry)) is not None:
+                changes.append(change)
+        if waiting:
+            _log.warning("what was admitted without the store is in its books", extra={"requests": len(waiting)})
+
+    def _admit(self, hold: Hold, declared: OnStoreError, now_ns: int) -> Held | Full:
+        if len(self._backlog) >= self._max_backlog:
+            raise StoreUnavailable(f"{self._max_backlog} requests wait for the store already")
+        own = structs.replace(hold, charges=tuple(self._own(charge) for charge in hold.charges))
+        outcome = self._local.reserve(own, now_ns)
+        if isinstance(outcome, Full):
+            return outcome
+        with self._lock:
+            self._backlog.setdefault(outcome.reservation_id, Admitted(hold, now_ns))
+        self._on_admitted(declared)
+        return structs.replace(outcome, degraded=declared)
+
+    def _own(self, charge: Charge) -> Charge:
+        """What a charge comes to in this process alone."""
+        if charge.on_store_error is OnStoreError.SHARE:
+            return structs.replace(charge, limit=charge.limit // self._replicas, alerts_at=())
+        return structs.replace(charge, enforced=False, alerts_at=())
+
+    def _end(self, reservation_id: str, event: Event, actual: Actual | None, now_ns: int) -> Change:
+        with self._lock:
+            entry = self._backlog.get(reservation_id)
+            waits = entry is not None and not entry.posted
+            if entry is not None and waits:
+                if entry.ended is not None:
+                    return Change(changed=False, state=_STATES[entry.ended])
+                entry.ended, entry.actual, entry.ended_ns = event, actual, now_ns
+        if entry is not None:  # its share is free again at once
+            _fire(self._local, reservation_id, actual, now_ns)
+        if waits:
+            return Change(changed=True, state=_STATES[event])
+        change = _fire(self._store, reservation_id, actual, now_ns)
+        if entry is not None:
+            self._forget(entry)
+        return change
+
+    def _post(self, entry: Admitted) -> None:
+        if entry.posted:
+            return
+        # Nothing is refused any more: it has happened. The store may know it from before it went silent.
+        hold = structs.replace(
+            entry.hold, retry_key="", charges=tuple(structs.replace(charge, enforced=False) for charge in entry.hold.charges)
+        )
+        if self._store.find(hold.id) is None:
+            self._store.reserve(hold, entry.at_ns)
+        with self._lock:
+            entry.posted = True
+
+    def _finish(self, entry: Admitted) -> Change | None:
+        if entry.ended is None:
+            return None  # whoever reports on it from now on meets it in the store
+        change = _fire(self._store, entry.hold.id, entry.actual, entry.ended_ns)
+        self._forget(entry)
+        return change
+
+    def _forget(self, entry: Admitted) -> None:
+        with self._lock:
+            self._backlog.pop(entry.hold.id, None)
+
+
+def declaration(charges: tuple[Charge, ...]) -> OnStoreError:
+    """What the enforced quotas declare together: the strictest refuses, and of the others the loosest names how it passed."""
+    declared = {charge.on_store_error for charge in charges if charge.enforced}
+    if not declared or OnStoreError.DENY in declared:
+        return OnStoreError.DENY
+    return OnStoreError.ALLOW if OnStoreError.ALLOW in declared else OnStoreError.SHARE
+
+
+_STATES: Final = {Event.SETTLE: State.SETTLED, Event.VOID: State.VOIDED}
+
+
+def _fire(ledger: Ledger, reservation_id: str, actual: Actual | None, now_ns: int) -> Change:
+    """None is a void."""
+    return ledger.void(reservation_id, now_ns) if actual is None else ledger.settle(reservation_id, actual, now_ns)
+
+
+def _reservation(entry: Admitted) -> Reservation:
+    hold = entry.hold
+    state = State.PENDING if entry.ended is None else _STATES[entry.ended]
+    return Reservation(hold.id, state, entry.at_ns, entry.at_ns + hold.ttl_ns, hold.charges, hold.terms)

@@ -1,0 +1,136 @@
+"""How a request ends in the ledger: what it really used takes the place of its estimate, or everything is given back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol, assert_never
+
+import msgspec
+
+from authz.clock import Clock
+from authz.inference import estimate
+from authz.model import Outcome, Receipt, Record, SettlementRecord, Usage
+from authz.quota.calibration import Observed
+from authz.quota.ledger import Actual, Alert, Change, Reservation
+from authz.telemetry.records import timestamp
+
+_NOTHING: Final = Actual(amounts={}, usage=None)
+_log = logging.getLogger(__name__)
+
+
+class Ender(Protocol):
+    """As much of a `Ledger` as the end of a reservation needs."""
+
+    def find(self, reservation_id: str) -> Reservation | None: ...
+
+    def find_by_request(self, request_id: str) -> Reservation | None: ...
+
+    def settle(self, reservation_id: str, actual: Actual, now_ns: int) -> Change: ...
+
+    def void(self, reservation_id: str, now_ns: int) -> Change: ...
+
+    def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]: ...
+
+
+class Settler:
+    """Ends reservations. Safe in threads; every event is idempotent, and raises `StoreUnavailable`.
+
+    record   takes the settlement's record; must not block
+    observe  learns from what a request really used
+    alerted  counts an alert
+    """
+
+    def __init__(
+        self,
+        store: Ender,
+        *,
+        clock: Clock,
+        record: Callable[[Record], None],
+        observe: Callable[[Observed], None],
+        alerted: Callable[[Alert], None],
+    ) -> None:
+        self._store, self._clock, self._record = store, clock, record
+        self._observe, self._alerted = observe, alerted
+
+    def settle(self, receipt: Receipt) -> Change:
+        """What the enforcement point reports of a request, in amounts."""
+        # 1 which reservation: by our own id; by the request's where our answer was never applied
+        reservation = (
+            self._store.find(receipt.reservation_id)
+            if receipt.reservation_id
+            else self._store.find_by_request(receipt.request_id)
+        )
+        if reservation is None:
+            return Change(changed=False, state=None)
+
+        # 2 what it owes
+        now_ns, actual = self._clock(), _NOTHING
+        match receipt.outcome:
+            case Outcome.UPSTREAM_ERROR | Outcome.NOT_SENT:
+                change = self._store.void(reservation.id, now_ns)
+            case Outcome.ANSWERED | Outcome.ABANDONED:
+                actual = _actual(reservation, receipt)
+                change = self._store.settle(reservation.id, actual, now_ns)
+            case _:
+                assert_never(receipt.outcome)
+
+        # 3 who has to know
+        self._tell(change, reservation.id, receipt.outcome, actual, now_ns)
+        if change.changed and receipt.outcome is Outcome.ANSWERED and actual.usage is not None:
+            self._observe(_observed(reservation, actual.usage))
+        return change
+
+    def void(self, reservation_id: str) -> Change:
+        """Gives everything back: the request never left."""
+        now_ns = self._clock()
+        change = self._store.void(reservation_id, now_ns)
+        self._tell(change, reservation_id, Outcome.NOT_SENT, _NOTHING, now_ns)
+        return change
+
+    def expire(self, at_most: int) -> int:
+        """Posts the estimates of up to `at_most` reservations that nobody reported on in time; answers how many."""
+        changes = self._store.expire(self._clock(), at_most)
+        self.tell(changes)
+        return len(changes)
+
+    def tell(self, changes: Iterable[Change]) -> None:
+        """Says which thresholds were reached; each of them once, because the store says so once."""
+        for change in changes:
+            for alert in change.alerts:
+                _log.warning("a threshold of a quota is reached", extra={"alert": msgspec.to_builtins(alert)})
+                self._alerted(alert)
+
+    def _tell(self, change: Change, reservation_id: str, outcome: Outcome, actual: Actual, now_ns: int) -> None:
+        if change.changed and change.state is not None:
+            self._record(
+                SettlementRecord(
+                    time=timestamp(now_ns),
+                    reservation_id=reservation_id,
+                    outcome=outcome,
+                    state=change.state.value,
+                    amounts=actual.amounts,
+                    usage=actual.usage,
+                )
+            )
+        self.tell((change,))
+
+
+def _observed(reservation: Reservation, usage: Usage) -> Observed:
+    terms = reservation.terms
+    return Observed(
+        key=terms.key,
+        model=terms.model,
+        input_bytes=terms.input_bytes,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        reserved_tokens=terms.expected_tokens,
+    )
+
+
+def _actual(reservation: Reservation, receipt: Receipt) -> Actual:
+    """Without a count that can be believed the bound stands: nobody is let off by leaving early."""
+    terms = reservation.terms
+    if receipt.usage is None or terms.price is None:
+        return Actual(amounts=terms.at_most, usage=None)
+    return Actual(amounts=estimate.amounts(receipt.usage, terms.price), usage=receipt.usage)

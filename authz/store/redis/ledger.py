@@ -1,0 +1,147 @@
+"""The ledger's decisions: each one call of a script. What needs no lock, as how a quota is told, is worked out here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from authz.errors import StoreUnavailable
+from authz.model import QuotaState
+from authz.quota.ledger import Actual, Change, Charge, Event, Full, Held, Hold, Raise
+from authz.quota.windows import NS
+from authz.store import accounts
+from authz.store.redis import rows
+from authz.store.redis.connection import Server
+
+_CLOCK_ATTEMPTS: Final = 3
+_SWEEP: Final = 50
+"""Reservations that one call of the sweeper ends: a script has the server to itself, and decisions wait for it."""
+
+
+def reserve(server: Server, holds: Sequence[Hold], near_ns: int, moment: str) -> tuple[Held | Full, ...]:
+    """near_ns  our own clock, for the periods of calendar windows; `moment` is the time that counts, or '' for the server's."""
+    bodies: dict[str, bytes] = {}
+    for hold in holds:
+        body = rows.encode_body(hold)
+        if bodies.setdefault(hold.id, body) != body:
+            raise _used()
+    found = [accounts.amounts_by_counter(hold.charges) for hold in holds]
+
+    def ask(near_ns: int) -> Any:
+        packed = rows.encode([_hold(hold, each, near_ns) for hold, each in zip(holds, found, strict=True)])
+        return server.run("reserve", moment, packed, *(bodies[hold.id] for hold in holds))
+
+    now, status, *answers = _in_the_servers_time(server, ask, near_ns)
+    if status == b"used":
+        raise _used()
+    if status == b"empty":
+        # With an empty store everybody would have the whole of every budget once more. Or it is a replica by now.
+        server.doubt()
+        raise StoreUnavailable("redis: its data is gone")
+    return tuple(_answer(hold, each, answer, int(now)) for hold, each, answer in zip(holds, found, answers, strict=True))
+
+
+def look(server: Server, charges: tuple[Charge, ...], near_ns: int, moment: str) -> tuple[QuotaState, ...]:
+    found = accounts.amounts_by_counter(charges)
+    now, _, values, raised = _in_the_servers_time(
+        server, lambda near_ns: server.run("look", moment, rows.encode(rows.counters(found, near_ns))), near_ns
+    )
+    return accounts.quota_states(charges, rows.opened(found, values, raised, int(now)), int(now))
+
+
+def end(server: Server, reservation_id: str, event: Event, actual: Actual | None, moment: str) -> Change:
+    usage = actual.usage if actual is not None else None
+    packed = rows.encode(
+        {
+            "amounts": actual.amounts if actual is not None else {},
+            "usage": [usage.input_tokens, usage.cached_tokens, usage.output_tokens] if usage is not None else [0, 0, 0],
+        }
+    )
+    return _change(server.run("end", moment, reservation_id, event.value, packed))
+
+
+def expire(server: Server, at_most: int, moment: str) -> tuple[Change, ...]:
+    changes: list[Change] = []
+    while len(changes) < at_most:
+        some = min(_SWEEP, at_most - len(changes))
+        ended = server.run("expire", moment, some)
+        changes += map(_change, ended)
+        if len(ended) < some:
+            break
+    return tuple(changes)
+
+
+def raise_limit(
+    server: Server, raise_id: str, charge: Charge, by: int, who: str, why: str, near_ns: int, moment: str
+) -> QuotaState:
+    found = {charge.counter: (charge, 0)}
+    words = (raise_id, by, charge.quota, charge.scope, who, why)
+    now, status, *rest = _in_the_servers_time(
+        server,
+        lambda near_ns: server.run("raise", moment, rows.encode(rows.counters(found, near_ns)[0]), *words),
+        near_ns,
+    )
+    if status == b"beyond":
+        accounts.check_raised(int(rest[0]) + by)
+    value, raised = rest
+    (state,) = accounts.quota_states((charge,), rows.opened(found, [value], raised, int(now)), int(now))
+    return state
+
+
+def raises(server: Server, since_ns: int) -> tuple[Raise, ...]:
+    found = []
+    for packed in server.run("raises"):
+        identity, quota, scope, counter, bucket, by, who, why, at_ns = rows.decode_mixed(packed)
+        row = Raise(str(identity), str(quota), str(scope), str(counter), int(bucket), int(by), str(who), str(why), int(at_ns))
+        if row.at_ns >= since_ns:
+            found.append(row)
+    return tuple(found)
+
+
+def _hold(hold: Hold, found: dict[str, tuple[Charge, int]], near_ns: int) -> list[object]:
+    index = {name: at + 1 for at, name in enumerate(found)}  # Lua counts from 1
+    enforced = [[index[charge.counter], charge.limit] for charge in hold.charges if charge.enforced]
+    ttl_s, ttl_ns = divmod(hold.ttl_ns, NS)
+    return [hold.id, hold.retry_key, hold.request_id, ttl_s, ttl_ns, rows.counters(found, near_ns), enforced]
+
+
+def _in_the_servers_time(server: Server, ask: Callable[[int], Any], near_ns: int) -> Any:
+    """Asks with the periods around our clock, and where the server's time is outside them, again with those around that."""
+    with server.within_the_deadline():
+        for _ in range(_CLOCK_ATTEMPTS):
+            answer = ask(near_ns)
+            if answer[1] != b"clock":
+                return answer
+            near_ns = int(answer[0])
+    raise StoreUnavailable("redis: its clock does not stand still")
+
+
+def _answer(hold: Hold, found: dict[str, tuple[Charge, int]], answer: Any, now_ns: int) -> Held | Full:
+    status, identity, head, values, raised = answer
+    opened = rows.opened(found, values, raised, now_ns)
+    if status == b"full":
+        refused = accounts.refusal(hold.charges, opened, now_ns)
+        assert refused is not None  # INVARIANT: both reckon alike
+        return refused
+    if status == b"again":
+        # Nothing was charged, and `used` is without what the reservation holds itself.
+        for name, bucket, reserved in rows.held_lines(head, hold.charges):
+            account = opened[name]
+            if bucket >= account.window.oldest_live(account.bucket):
+                account.used -= reserved
+    else:
+        for account in opened.values():
+            account.tally.reserve(account.window, account.bucket, account.amount)
+    return Held(identity.decode(), accounts.quota_states(hold.charges, opened, now_ns))
+
+
+def _change(answer: Any) -> Change:
+    changed, state, alerts = answer
+    if state < 0:
+        return Change(changed=False, state=None)
+    told = tuple(rows.decode_alert(row).alert for row in alerts)
+    return Change(changed=bool(changed), state=rows.STATES[state], alerts=told)
+
+
+def _used() -> ValueError:
+    return ValueError("the reservation's id is already used by another request, expected a new one")

@@ -1,0 +1,4 @@
+--! keys: raises
+-- Every raise there has been, in order.
+
+return redis.call('LRANGE', RAISES, 0, -1)

@@ -1,0 +1,98 @@
+--! keys: counters names raised heads bodies retries requests deadlines journal meta
+--! with: moment tally window index
+-- Holds requests: for each all of its charges or none of them.
+--
+-- ARGV[1]   the moment, '' for the server's own
+-- ARGV[2]   msgpack: for each hold {id, retry_key, request_id, ttl_s, ttl_ns, counters, charges}; counters as in window.lua, each
+--           once and with its largest amount; charges are the enforced ones, {index of the counter, limit}
+-- ARGV[3..] the holds' bodies, charges and terms: equal bytes mean the same request
+--
+-- Answers {now, 'done', answer, ...}, each answer {'held' | 'full' | 'again', id, head, values, raises}: how every counter stood
+-- before, from which the caller works out the rest. {now, 'used'}: an id is another request's. {now, 'clock'}: the moment is
+-- outside the periods that came. {now, 'empty'}: the data that there was is gone. After the last three nothing has been done.
+
+local now = moment(ARGV[1])
+local now_us = tonumber(now:sub(1, 16))
+local holds = cmsgpack.unpack(ARGV[2])
+
+-- The reservation that this hold repeats, and its head.
+local function twin_of(hold, body)
+  local head = redis.call('HGET', HEADS, hold[1])
+  if head then
+    return hold[1], head
+  end
+  if hold[2] ~= '' then
+    local id = redis.call('HGET', RETRIES, retry_field(hold[2], body))
+    if id and redis.call('HGET', BODIES, id) == body then
+      return id, redis.call('HGET', HEADS, id)
+    end
+  end
+end
+
+local function fits(hold, found)
+  for _, charge in ipairs(hold[7]) do
+    local counter, account = hold[6][charge[1]], found[charge[1]]
+    local taken = used(account.tally, oldest_live(counter, account.bucket))
+    -- Never a sum of the two: it might not be exact.
+    if counter[3] > in_force(charge[2], account.raised) - taken then
+      return false
+    end
+  end
+  return true
+end
+
+local function write(hold, body, found)
+  local id = hold[1]
+  local no = redis.call('HINCRBY', META, 'reservations', 1)
+  local deadline = shifted(now, hold[4], hold[5])
+  local head = {0, no, now, deadline, hold[2], hold[3]}
+  local entry = {now, 0, id}
+  for index, counter in ipairs(hold[6]) do
+    local account = found[index]
+    local amount = charge(counter, account, counter[3], now)
+    local at = 4 * index
+    head[at + 3], head[at + 4], head[at + 5], head[at + 6] = account.id, account.bucket, amount, 0
+    entry[at], entry[at + 1], entry[at + 2], entry[at + 3] = account.id, account.bucket, 0, amount
+  end
+  save(hold[6], found)
+  redis.call('HSET', HEADS, id, cmsgpack.pack(head))
+  redis.call('HSET', BODIES, id, body)
+  redis.call('ZADD', DEADLINES, 0, deadline_member(deadline, no, id))
+  redis.call('RPUSH', JOURNAL, cmsgpack.pack(entry))
+  if hold[2] ~= '' then
+    redis.call('HSET', RETRIES, retry_field(hold[2], body), id)
+  end
+  if hold[3] ~= '' then
+    redis.call('ZADD', REQUESTS, 0, request_prefix(hold[3]) .. id)
+  end
+end
+
+-- Before anything is written: is there room for doubt in any of them.
+if redis.call('HEXISTS', META, 'version') == 0 then
+  return {now, 'empty'}
+end
+for index, hold in ipairs(holds) do
+  local head = redis.call('HGET', HEADS, hold[1])
+  if head and (cmsgpack.unpack(head)[1] ~= 0 or redis.call('HGET', BODIES, hold[1]) ~= ARGV[2 + index]) then
+    return {now, 'used'}
+  end
+  for _, counter in ipairs(hold[6]) do
+    if not bucket_at(counter, now_us) then
+      return {now, 'clock'}
+    end
+  end
+end
+
+local answer = {now, 'done'}
+for index, hold in ipairs(holds) do
+  local body = ARGV[2 + index]
+  local twin, head = twin_of(hold, body)
+  local found = accounts(hold[6], now_us)
+  local values, raised = told_of(found)
+  local status = twin and 'again' or fits(hold, found) and 'held' or 'full'
+  if status == 'held' then
+    write(hold, body, found)
+  end
+  answer[#answer + 1] = {status, twin or hold[1], head or '', values, raised}
+end
+return answer

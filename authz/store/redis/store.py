@@ -1,0 +1,153 @@
+"""The shared store: the ledger and the issued keys on one Redis or Valkey, one call of a script for each decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from authz.errors import ConfigError
+from authz.identity.keys import IssuedKey
+from authz.model import QuotaState
+from authz.quota.calibration import MAX_SAMPLES, Lesson
+from authz.quota.ledger import Actual, Change, Charge, Delivery, Event, Full, Held, Hold, Raise, Reservation, UsageRow
+from authz.store import accounts
+from authz.store.housekeeping import Balances
+from authz.store.redis import ledger, reports, rows
+from authz.store.redis.alerts import Alerts
+from authz.store.redis.connection import Server
+from authz.store.redis.uri import Options
+
+VERSION: Final = 1
+
+
+class RedisStore:
+    """`Ledger` and `KeyStore`. Safe in threads, and for any number of processes on one server.
+
+    time  whose clock counts: the server's, for all who share it; the caller's is for tests, which turn it
+    """
+
+    def __init__(self, options: Options, *, time: Literal["server", "caller"] = "server") -> None:
+        self._server = Server(options)
+        self._alerts = Alerts(self._server)
+        self._callers_time = time == "caller"
+        self._prune_from = "0"
+        version = self._server.run("open", VERSION)
+        if version > VERSION:
+            self._server.close()
+            problem = f"store version {version}, expected at most {VERSION}: a newer authz has used this store"
+            raise ConfigError("redis", problem)
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _moment(self, now_ns: int) -> str:
+        return rows.moment(now_ns) if self._callers_time else ""
+
+    # The ledger
+
+    def reserve(self, hold: Hold, now_ns: int) -> Held | Full:
+        return self.reserve_many((hold,), now_ns)[0]
+
+    def reserve_many(self, holds: Sequence[Hold], now_ns: int) -> tuple[Held | Full, ...]:
+        """Each as by `reserve`, in order, in one call: what arrived together shares its cost."""
+        for hold in holds:
+            accounts.check_hold(hold)
+        return ledger.reserve(self._server, holds, now_ns, self._moment(now_ns))
+
+    def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
+        return ledger.look(self._server, charges, now_ns, self._moment(now_ns))
+
+    def settle(self, reservation_id: str, actual: Actual, now_ns: int) -> Change:
+        accounts.check_actual(actual)
+        return ledger.end(self._server, reservation_id, Event.SETTLE, actual, self._moment(now_ns))
+
+    def void(self, reservation_id: str, now_ns: int) -> Change:
+        return ledger.end(self._server, reservation_id, Event.VOID, None, self._moment(now_ns))
+
+    def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
+        return ledger.expire(self._server, at_most, self._moment(now_ns))
+
+    def find(self, reservation_id: str) -> Reservation | None:
+        return rows.reservation(self._server.run("find", "id", reservation_id))
+
+    def find_by_request(self, request_id: str) -> Reservation | None:
+        return rows.reservation(self._server.run("find", "request", request_id)) if request_id else None
+
+    def usage(self, first_day: str, last_day: str) -> tuple[UsageRow, ...]:
+        return reports.usage(self._server, first_day, last_day)
+
+    def replay(self) -> Balances:
+        """Posted and pending by counter and bucket, added up from the journal alone."""
+        return reports.replay(self._server)
+
+    def balances(self) -> Balances:
+        """Posted and pending by counter and bucket, as the counters hold them."""
+        return reports.balances(self._server)
+
+    def prune(self, now_ns: int, keep_ns: int, at_most: int) -> int:
+        gone, self._prune_from = reports.prune(self._server, keep_ns, at_most, self._prune_from, self._moment(now_ns))
+        return gone
+
+    def checkpoint(self) -> None:
+        """Nothing to do: Redis writes its log by itself."""
+
+    # Budgets by hand
+
+    def raise_limit(self, raise_id: str, charge: Charge, by: int, who: str, why: str, now_ns: int) -> QuotaState:
+        accounts.check_raise(charge, by)
+        return ledger.raise_limit(self._server, raise_id, charge, by, who, why, now_ns, self._moment(now_ns))
+
+    def raises(self, since_ns: int) -> tuple[Raise, ...]:
+        return ledger.raises(self._server, since_ns)
+
+    # Alerts
+
+    def claim_alerts(self, target: str, now_ns: int, lease_ns: int, at_most: int) -> tuple[Delivery, ...]:
+        return self._alerts.claim(target, lease_ns, at_most, self._moment(now_ns))
+
+    def delivered(self, target: str, alert: str, now_ns: int) -> None:
+        self._alerts.tell(target, alert, "")
+
+    def retry_alert(self, target: str, alert: str, next_ns: int) -> None:
+        self._alerts.tell(target, alert, rows.moment(next_ns))
+
+    # Learned estimates
+
+    def learn(self, lessons: tuple[Lesson, ...], now_ns: int) -> None:
+        packed = [
+            [rows.encode([lesson.key, lesson.model]).hex(), *(number for pair in lesson.counts.items() for number in pair)]
+            for lesson in lessons
+        ]
+        self._server.run("learn", self._moment(now_ns), MAX_SAMPLES, rows.encode(packed))
+
+    def learned_since(self, sequence: int, at_most: int) -> tuple[Lesson, ...]:
+        found = self._server.run("learned_since", sequence, at_most)
+        return tuple(_lesson(found[at], found[at + 1]) for at in range(0, len(found), 2))
+
+    # Issued keys
+
+    def put_key(self, row: IssuedKey) -> None:
+        owner = self._server.run(
+            "put_key", row.digest, row.key, row.created_ns, row.expires_ns, row.revoked_ns, row.note
+        ).decode()
+        if owner != row.key:
+            raise ValueError(f"found a digest of key `{owner}`, expected a new one for key `{row.key}`")
+
+    def revoke_key(self, digest: str, now_ns: int) -> bool:
+        """False where there is no such row, or it was revoked before."""
+        return bool(self._server.run("revoke_key", digest, max(now_ns, 1)))
+
+    def keys_since(self, sequence: int) -> tuple[IssuedKey, ...]:
+        found = self._server.run("keys_since", sequence)
+        return tuple(_issued_key(*found[at : at + 3]) for at in range(0, len(found), 3))
+
+
+def _issued_key(digest: bytes, packed: bytes, sequence: bytes) -> IssuedKey:
+    key, created_ns, expires_ns, revoked_ns, note = rows.decode_strings(packed)
+    return IssuedKey(digest.decode(), key, int(created_ns), int(expires_ns), int(revoked_ns), int(sequence), note)
+
+
+def _lesson(name: bytes, packed: bytes) -> Lesson:
+    key, model = rows.decode_strings(bytes.fromhex(name.decode()))
+    sequence, _, *counts = (int(number) for number in rows.decode_mixed(packed))
+    return Lesson(key, model, dict(zip(counts[::2], counts[1::2], strict=True)), sequence)

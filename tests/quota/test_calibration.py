@@ -1,0 +1,195 @@
+"""What is learned from settled requests, and what it says of the next one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authz.errors import StoreUnavailable
+from authz.quota.calibration import (
+    FLOOR_TOKENS,
+    MAX_SAMPLES,
+    MIN_SAMPLES,
+    SAMPLES,
+    Calibration,
+    Expectation,
+    Lesson,
+    Observed,
+    added,
+    calibrated,
+    cell,
+    counts_of,
+    expectation,
+    upper,
+)
+
+
+def seen(output: int = 100, *, reserved: int = 600, input_bytes: int = 1_000, input_tokens: int = 250) -> Observed:
+    return Observed("k", "m", input_bytes, input_tokens, output, reserved)
+
+
+def learned(*observed: Observed) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for each in observed:
+        counts = added(counts, counts_of(each))
+    return counts
+
+
+class Store:
+    """Lessons in a list; `works` is switched off by a test."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], Lesson] = {}
+        self.sequence = 0
+        self.works = True
+
+    def learn(self, lessons: tuple[Lesson, ...], now_ns: int) -> None:
+        if not self.works:
+            raise StoreUnavailable("made up")
+        for lesson in lessons:
+            self.sequence += 1
+            name = (lesson.key, lesson.model)
+            kept = self.rows[name].counts if name in self.rows else {}
+            self.rows[name] = Lesson(*name, added(kept, lesson.counts), self.sequence)
+
+    def learned_since(self, sequence: int, at_most: int) -> tuple[Lesson, ...]:
+        rows = sorted((row for row in self.rows.values() if row.sequence > sequence), key=lambda row: row.sequence)
+        return tuple(rows[:at_most])
+
+
+@given(st.integers(0, 2**39))
+def test_a_cell_holds_its_values_and_is_an_eighth_wide(value: int) -> None:
+    number = cell(value)
+    assert upper(number - 1) < value <= upper(number)
+    assert upper(number) - value <= value // 8
+    assert cell(upper(number)) == number
+    assert cell(upper(number) + 1) == number + 1
+
+
+def test_cells_are_few_and_every_value_has_one() -> None:
+    assert cell(-5) == 0
+    assert cell(2**63) == cell(2**40) < 400
+
+
+def test_nothing_is_expected_until_there_is_enough_to_go_by() -> None:
+    few = [seen()] * (MIN_SAMPLES - 1)
+    assert expectation(learned(*few)) is None
+    assert expectation(learned(*few, seen())) == Expectation(upper(cell(100)), upper(cell(200)))  # 250 of 1,256
+
+
+def test_nine_in_ten_fit() -> None:
+    chance = random.Random(1)
+    outputs = [round(chance.lognormvariate(5, 1)) for _ in range(1_500)]
+    found = expectation(learned(*(seen(output) for output in outputs)))
+    assert found is not None
+    exact = sorted(outputs)[1_350]
+    assert exact <= found.output_tokens <= exact * 9 // 8
+    assert sum(output <= found.output_tokens for output in outputs) >= 1_350
+
+
+def test_short_prompts_do_not_make_a_long_one_dear() -> None:
+    """Most of a short prompt's tokens are its template's."""
+    short, long = seen(input_bytes=2, input_tokens=40), seen(input_bytes=12_000, input_tokens=3_000)
+    found = expectation(learned(*[short] * 60, *[long] * 40))
+    assert found is not None
+    assert 3_000 <= found.input_tokens(12_000) <= 3_500
+    assert 40 <= found.input_tokens(2) <= 80
+
+
+def test_an_answer_is_never_expected_to_be_nothing() -> None:
+    found = expectation(learned(*[seen(0, input_tokens=0)] * MIN_SAMPLES))
+    assert found == Expectation(FLOOR_TOKENS, 0)
+
+
+def test_the_newest_are_what_speaks() -> None:
+    counts = learned(*[seen(1_000)] * MAX_SAMPLES)
+    for _ in range(3 * MAX_SAMPLES):
+        counts = added(counts, counts_of(seen(10)))
+        assert MAX_SAMPLES // 2 <= counts[SAMPLES] <= MAX_SAMPLES
+    found = expectation(counts)
+    assert found is not None
+    assert found.output_tokens == 10
+
+
+@given(st.lists(st.dictionaries(st.integers(0, 3_400), st.integers(0, 5_000)), max_size=20))
+def test_counts_stay_bounded_and_positive(lessons: list[dict[int, int]]) -> None:
+    counts: dict[int, int] = {}
+    for lesson in lessons:
+        counts = added(counts, lesson)
+        assert counts.get(SAMPLES, 0) <= MAX_SAMPLES
+        assert all(count > 0 for count in counts.values())
+
+
+def test_the_order_in_which_replicas_report_does_not_matter_below_the_most() -> None:
+    one, two = learned(*[seen(10)] * 40), learned(*[seen(900)] * 7)
+    assert added(one, two) == added(two, one)
+
+
+def test_the_report_tells_errors_and_overshoot() -> None:
+    row = calibrated(Lesson("k", "m", learned(*[seen(150, reserved=500)] * 90, *[seen(750, reserved=500)] * 10)))
+    assert (row.key, row.model, row.samples) == ("k", "m", 100)
+    assert row.error_p50_permille == upper(cell(800))
+    assert row.error_p90_permille == upper(cell(800))
+    assert (row.overshots, row.overshoot_permille) == (10, 100)  # 5,000 tokens over 50,000
+    empty = calibrated(Lesson("k", "m", {}))
+    assert (empty.samples, empty.expectation, empty.error_p50_permille, empty.overshoot_permille) == (0, None, 0, 0)
+
+
+def test_a_request_without_text_or_reservation_teaches_what_it_can() -> None:
+    counts = counts_of(seen(10, reserved=0, input_bytes=0))
+    assert calibrated(Lesson("k", "m", counts)).error_p90_permille == 0
+    assert calibrated(Lesson("k", "m", counts)).overshots == 1
+
+
+def test_what_one_process_sees_every_process_knows() -> None:
+    store = Store()
+    one, two = Calibration(store), Calibration(store)
+    for _ in range(MIN_SAMPLES):
+        one.observe(seen(40))
+    two.refresh()
+    assert two.find("k", "m") is None
+    one.flush(0)
+    for calibration in (one, two):
+        calibration.refresh()
+        found = calibration.find("k", "m")
+        assert found is not None
+        assert found.output_tokens == upper(cell(40))
+        assert calibration.find("k", "other") is None
+        assert calibration.find("other", "m") is None
+    before = store.sequence
+    one.flush(0)
+    assert store.sequence == before  # nothing new is nothing written
+
+
+def test_what_a_store_does_not_take_is_kept() -> None:
+    store = Store()
+    calibration = Calibration(store)
+    store.works = False
+    for _ in range(3):
+        calibration.observe(seen())
+        with pytest.raises(StoreUnavailable):
+            calibration.flush(0)
+    store.works = True
+    calibration.flush(0)
+    assert store.rows["k", "m"].counts[SAMPLES] == 3
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("authz.quota.calibration._MAX_LEARNING", 5)
+    monkeypatch.setattr("authz.quota.calibration._MAX_KNOWN", 5)
+    monkeypatch.setattr("authz.quota.calibration._PAGE", 2)
+    store = Store()
+    calibration = Calibration(store)
+    for number in range(9):
+        for _ in range(MIN_SAMPLES):
+            calibration.observe(Observed(f"k{number}", "m", 10, 5, 5, 5))
+    calibration.flush(0)
+    assert len(store.rows) == 5
+    for number in range(9):
+        store.learn((Lesson(f"l{number}", "m", learned(*[seen()] * MIN_SAMPLES)),), 0)
+    calibration.refresh()
+    assert len(calibration._known) <= 5
+    assert calibration.find("l8", "m") is not None
