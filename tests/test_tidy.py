@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"bundle", "answers"},
     {"pdp", "settlement", "store", "fallback", "alerts"},
     {"review"},
-    {"compose"},
+    {"compose", "limiting"},
     {"envoy", "api"},
     {"authorizer", "server"},
     {"cli"},

@@ -126,3 +126,14 @@ CREATE TABLE issued_keys (
   sequence   INTEGER NOT NULL UNIQUE,
   note       TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Counters of `authz.limiting`, outside the ledger: no journal knows them. `name` is a digest; `tally` is as in `counters`. A fixed
+-- window is one bucket in a row that ends as a whole.
+CREATE TABLE limits_windows (
+  no      INTEGER PRIMARY KEY,
+  name    BLOB NOT NULL UNIQUE,
+  ends_ns INTEGER NOT NULL,
+  tally   BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX limits_windows_by_end ON limits_windows (ends_ns);

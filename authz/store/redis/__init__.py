@@ -8,6 +8,8 @@ Promise 4 holds as far as Redis keeps its own: with `appendonly yes` and `append
 `everysec` the end of the process, or of the machine, may lose up to two seconds, for Redis answers before its log is written. A
 fail-over may lose what had not reached the replica, or what the old primary took while it did not know (`min-replicas-to-write`
 bounds that). A server that comes back without any data admits nobody until a store is opened anew.
+
+All that a user of ours may: `~authz:* +@hash +@sortedset +@list +@set +eval +evalsha +time +select` (and `+cluster|slots`).
 """
 
 from __future__ import annotations

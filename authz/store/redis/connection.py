@@ -2,7 +2,8 @@
 
 All keys of a store carry one hash tag, so that even a cluster is one server to us: the primary of one slot. It is looked up
 (asked of a sentinel, or of any node of the cluster) when there is no connection yet, and again after an error that says that it
-may have moved. Such a call is repeated once, at once, within the same deadline; every script can bear to be run twice.
+may have moved. Such a call is repeated once, at once, within the same deadline; every script can bear to be run twice (what is
+learned may then count double, and alerts that were claimed are offered again after their lease).
 
 The deadline holds for an operation as a whole: before each read and write a socket gets what is left of it. Only the resolver
 of host names knows no deadline.
