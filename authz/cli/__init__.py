@@ -16,6 +16,7 @@ from authz.cli.health import health
 from authz.cli.keys import keys
 from authz.cli.matrix import matrix
 from authz.cli.replay import replay
+from authz.cli.review import review
 from authz.cli.schema import schema
 from authz.cli.serve import serve
 from authz.cli.show import CANNOT_RUN
@@ -30,7 +31,23 @@ def cli() -> None:
     """Authorization, quotas and budgets for LLM inference behind Envoy."""
 
 
-for command in (budget, serve, envoy_config, health, keys, usage, check, fmt, schema, test, explain, replay, diff, matrix):
+for command in (
+    budget,
+    serve,
+    envoy_config,
+    health,
+    keys,
+    usage,
+    review,
+    check,
+    fmt,
+    schema,
+    test,
+    explain,
+    replay,
+    diff,
+    matrix,
+):
     cli.add_command(command)
 
 

@@ -32,10 +32,14 @@ def check(folder: Path, as_json: bool) -> None:
     if as_json:
         show.as_json(checked)
     else:
-        for finding in checked.findings:
-            click.echo(shown(finding))
-        click.echo(summary(checked))
+        print_checked(checked)
     show.leave(findings=not checked.clean)
+
+
+def print_checked(checked: Checked) -> None:
+    for finding in checked.findings:
+        click.echo(shown(finding))
+    click.echo(summary(checked))
 
 
 def shown(finding: Finding) -> str:

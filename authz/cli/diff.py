@@ -42,11 +42,11 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
     if as_json:
         show.as_json(found)
     else:
-        _print(show.console(), found)
+        print_diff(show.console(), found)
     show.leave(findings=found.differs)
 
 
-def _print(console: Console, found: Diff) -> None:
+def print_diff(console: Console, found: Diff) -> None:
     if not found.differs:
         console.print("no differences", style="green")
         return

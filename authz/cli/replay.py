@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -12,6 +13,11 @@ from authz.cli import options, show
 if TYPE_CHECKING:
     from authz.bundle import Bundle
     from authz.review.replay import Change, Outcomes
+
+
+_DAY_NS: Final = 86_400 * 10**9
+
+days = click.option("--days", "last_days", type=click.IntRange(1, 3650), help="Only the records of so many days until now.")
 
 
 @click.command()
@@ -24,8 +30,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="The candidate.",
 )
+@days
 @options.as_json
-def replay(records: tuple[Path, ...], folder: Path, as_json: bool) -> None:
+def replay(records: tuple[Path, ...], folder: Path, last_days: int | None, as_json: bool) -> None:
     """Decide what RECORDS hold again with another bundle, and report each decision that would change; exit 1 if any does.
 
     RECORDS are files that `records.file` of the settings names, of one sidecar or of several.
@@ -33,28 +40,30 @@ def replay(records: tuple[Path, ...], folder: Path, as_json: bool) -> None:
     from authz.review import gate
 
     bundle = gate.load(folder)
-    outcomes = _run(bundle, records, quiet=as_json)
+    outcomes = run_replay(bundle, records, last_days, quiet=as_json)
     if as_json:
-        show.as_json(_document(outcomes))
+        show.as_json(document(outcomes))
     else:
-        _print(outcomes)
+        print_outcomes(outcomes)
     show.leave(findings=bool(outcomes.changed))
 
 
-def _run(bundle: Bundle, records: tuple[Path, ...], *, quiet: bool) -> Outcomes:
+def run_replay(bundle: Bundle, records: tuple[Path, ...], last_days: int | None, *, quiet: bool) -> Outcomes:
+    """With a progress bar on standard error, unless it is to be quiet or nobody looks."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from authz.review.recordfile import read_records
+    from authz.review.recordfile import read_records, since
     from authz.review.replay import run
 
     columns = (TextColumn("replay"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
         task = progress.add_task("replay", total=sum(path.stat().st_size for path in records))
-        return run(bundle, read_records(records, lambda count: progress.advance(task, count)))
+        read = read_records(records, lambda count: progress.advance(task, count))
+        return run(bundle, since(read, time.time_ns() - last_days * _DAY_NS) if last_days else read)
 
 
-def _document(outcomes: Outcomes) -> dict[str, object]:
+def document(outcomes: Outcomes) -> dict[str, object]:
     changes = [
         {
             "team": change.team,
@@ -76,7 +85,7 @@ def _document(outcomes: Outcomes) -> dict[str, object]:
     }
 
 
-def _print(outcomes: Outcomes) -> None:
+def print_outcomes(outcomes: Outcomes) -> None:
     from rich.markup import escape
     from rich.table import Table
 

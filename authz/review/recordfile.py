@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ import msgspec
 
 from authz.errors import ConfigError
 from authz.model import Record
+from authz.telemetry.records import timestamp
 
 _decode: Final = msgspec.json.Decoder(Record).decode
 
@@ -24,6 +25,12 @@ def read_records(paths: Sequence[Path], advanced: Callable[[int], None] = lambda
     if len(paths) == 1:
         return _records(paths[0], advanced)
     return heapq.merge(*(_records(path, advanced) for path in paths), key=lambda record: record.time)
+
+
+def since(records: Iterable[Record], from_ns: int) -> Iterator[Record]:
+    """Those of `from_ns` and later."""
+    first = timestamp(from_ns)  # every record's time is written alike, so their order is that of the texts
+    return (record for record in records if record.time >= first)
 
 
 def _records(path: Path, advanced: Callable[[int], None]) -> Iterator[Record]:

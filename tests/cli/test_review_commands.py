@@ -143,3 +143,23 @@ def test_the_settings_of_a_place_are_enough(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert run("test").exit_code == 0
     assert run("explain", "--principal", "chatbot-prod", "--model", "llama-3.1-8b-instant").exit_code == 0
+
+
+def test_a_review_is_check_diff_and_replay_in_one(tmp_path: Path, records: Path) -> None:
+    done = run("review", REFERENCE, REFERENCE, "--records", records)
+    assert (done.exit_code, "no differences" in done.output, " 0 would change" in done.output) == (0, True, True)
+    folder = copy(tmp_path)
+    edit(folder, "directory.yaml", "research-lab: {", "research-lab: {disabled: true, ")
+    (folder / "tests" / "models.yaml").unlink()
+    (folder / "tests" / "limits.yaml").unlink()
+    done = run("review", REFERENCE, folder, "--records", records)
+    assert done.exit_code == 1
+    assert "LESS PERMISSIVE" in done.output
+    assert "invalid_api_key" in done.output
+    found = document("review", REFERENCE, folder, "--records", records)
+    assert {change["team"] for change in found["replay"]["changes"]} == {"research"}
+    assert found["diff"]["less_permissive"]
+    assert found["check"]["bundle"].startswith("sha256:")
+    edit(folder, "chatbot.cedar", "permit (", "permit ((")
+    broken = run("review", REFERENCE, folder)
+    assert (broken.exit_code, "chatbot.cedar:4:9" in broken.output) == (1, True)

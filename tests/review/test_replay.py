@@ -12,8 +12,8 @@ import pytest
 from authz.bundle import load_bundle
 from authz.errors import ConfigError
 from authz.model import DecisionRecord, Record, SettlementRecord
-from authz.review.recordfile import read_records
-from authz.review.replay import Outcomes, run
+from authz.review.recordfile import read_records, since
+from authz.review.replay import Outcomes, run, time_ns
 from tests.bundle.folders import REFERENCE, copy, edit
 from tests.review import traffic
 
@@ -148,3 +148,12 @@ def test_a_torn_last_line_is_passed_over_and_a_bad_one_is_not(tmp_path: Path, re
     file.write_bytes(gzip.compress(lines[0]))
     with pytest.raises(ConfigError, match="not a record of authz"):
         list(read_records([file]))
+
+
+def test_the_last_days_records_are_those_of_a_moment_and_later(records: Path) -> None:
+    everything = list(read_records([records]))
+    middle = time_ns(everything[len(everything) // 2].time)
+    late = list(since(read_records([records]), middle))
+    assert 0 < len(late) < len(everything)
+    assert late == everything[-len(late) :]
+    assert time_ns(everything[-len(late) - 1].time) < middle <= time_ns(late[0].time)
