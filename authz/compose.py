@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import secrets
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -20,9 +21,14 @@ from authz.bundle.watch import Watcher
 from authz.clock import Clock, system_clock
 from authz.errors import ConfigError, StoreUnavailable
 from authz.fallback import Fallback
+from authz.identity.authentication import Authenticator
 from authz.identity.credentials import KeyRing
-from authz.model import Receipt, Record, Secret
+from authz.identity.jwks import KeySets, fetch
+from authz.identity.tokens import TokenReader
+from authz.identity.upstream import UpstreamKey, Upstreams, UpstreamSource
+from authz.model import Outcome, Receipt, Record
 from authz.pdp import Pdp
+from authz.published import Published
 from authz.quota.calibration import Calibration
 from authz.quota.ledger import Change
 from authz.review import gate
@@ -42,6 +48,8 @@ _TICKS_TO_LEARN: Final = 10
 _TICKS_TO_PRUNE: Final = 20
 """Forgetting takes the write lock, and nothing waits for it: every ten seconds is soon enough."""
 
+_JWKS_S: Final = 1.0
+_UNAUTHORIZED: Final = 401
 _LATE: Final = 100_000
 _log = logging.getLogger(__name__)
 
@@ -69,10 +77,10 @@ class Engine:
         self._late: deque[Receipt] = deque(maxlen=_LATE)
         self._closing = threading.Event()
         folder = Path(settings.bundle)
-        self.upstream_key: Secret | None = _upstream_key(settings.upstream, environ)
         with ExitStack() as stack:
             self.source = BundleSource(folder, load, clock=clock, reloaded=lambda outcome: metrics.reloaded(outcome))
             metrics = Metrics(meter_provider(settings.metrics.listen, stack), self._bundle_state)
+            self._upstreams = Upstreams(_upstreams(settings.upstream), environ, refused=metrics.refused_upstream)
             self._watcher = Watcher(self.source, folder, poll_s=settings.reload.poll_s) if settings.reload.watch else None
             self.store: Store = open_store(settings.store)
             stack.callback(self.store.close)
@@ -83,12 +91,14 @@ class Engine:
             self.calibration.refresh()
             webhooks = _webhooks(settings.alerts, environ)
             self._deliverer = Deliverer(self.store, webhooks, clock=clock, told=metrics.delivered) if webhooks else None
+            self._key_sets = KeySets(fetch)
             self._ring = KeyRing(self.store)
             self._ring.refresh()
+            self._published = Published(self.store, clock=clock, login=_login())
             record = _record_sink(settings.records.file, stack)
             self.pdp = Pdp(
                 self,
-                self._ring,
+                Authenticator(self._ring, TokenReader(self._key_sets), excess=metrics.too_many_invalid),
                 self.fallback,
                 clock=clock,
                 new_id=lambda: secrets.token_hex(16),
@@ -105,12 +115,17 @@ class Engine:
                 alerted=lambda alert: metrics.alerted(alert.quota),
             )
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
+            self._fetcher = threading.Thread(target=self._fetch_keys, name="authz-jwks", daemon=True)
             self._resources = stack.pop_all()
 
     @property
     def bundle(self) -> Bundle:
         """The one in force. Read once for a decision."""
         return self.source.current
+
+    def upstream_key(self, team: str, now_ns: int) -> UpstreamKey | None:
+        """The one that a team's next request goes with."""
+        return self._upstreams.find(team, now_ns)
 
     def _bundle_state(self) -> tuple[str, bool]:
         status = self.source.status
@@ -120,6 +135,7 @@ class Engine:
         """Begins the background work: keys are read again, late receipts and overdue reservations are settled, alerts are
         delivered, and the bundle's folder is watched."""
         self._ticker.start()
+        self._fetcher.start()
         if self._deliverer is not None:
             self._deliverer.start()
         if self._watcher is not None:
@@ -132,6 +148,10 @@ class Engine:
         self._closing.set()
         if self._ticker.is_alive():
             self._ticker.join()
+        if self._fetcher.is_alive():
+            self._fetcher.join()
+        with suppress(StoreUnavailable):
+            self._ring.flush()
         if self._deliverer is not None:
             self._deliverer.close()
         self._resources.close()
@@ -144,6 +164,8 @@ class Engine:
 
     def settle(self, receipt: Receipt) -> Change | None:
         """Settles now, or once the store answers again (None). A receipt that is lost all the same ends as the estimate."""
+        if receipt.status == _UNAUTHORIZED and receipt.outcome is Outcome.UPSTREAM_ERROR:
+            self._upstreams.refuse(receipt.upstream, self._clock())
         try:
             return self.settler.settle(receipt)
         except StoreUnavailable as error:
@@ -154,6 +176,7 @@ class Engine:
     def tick(self) -> None:
         """One round of the background work. Raises `StoreUnavailable`; the next round goes on where this one stopped."""
         now_ns = self._clock()
+        self._upstreams.refresh()
         self.fallback.tidy(now_ns, _CATCH_UP)  # needs no store, and is needed most where there is none
         self._ring.refresh()
         self.settler.tell(self.fallback.catch_up(now_ns, _CATCH_UP))
@@ -164,11 +187,20 @@ class Engine:
             pass
         self._ticks += 1
         if self._ticks % _TICKS_TO_LEARN == 0:
+            self._ring.flush()
             self.calibration.flush(now_ns)
             self.calibration.refresh()
         if self._ticks % _TICKS_TO_PRUNE == 0:
             self.store.prune(now_ns, self._keep_ns, _SWEEP)
         self.store.checkpoint()
+        self._published.tell(self.bundle)
+
+    def _fetch_keys(self) -> None:
+        """Beside the other background work: an issuer that is slow to answer holds up no revocation."""
+        while True:
+            self._key_sets.refresh(self.bundle.directory.issuers.values(), self._clock())
+            if self._closing.wait(_JWKS_S):
+                return
 
     def _run(self) -> None:
         while not self._closing.wait(TICK_S):
@@ -176,6 +208,14 @@ class Engine:
                 self.tick()
             except StoreUnavailable as error:
                 _log.error("the store does not answer", extra={"error": str(error)})
+
+
+def _login() -> str:
+    """The operating system's name of this process's user; a container's need not have one."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _record_sink(file: str, stack: ExitStack) -> Callable[[Record], None]:
@@ -213,22 +253,10 @@ def _webhooks(alerts: Alerts, environ: Mapping[str, str]) -> tuple[Webhook, ...]
     return tuple(found)
 
 
-def _upstream_key(upstream: Upstream, environ: Mapping[str, str]) -> Secret | None:
-    """Groq's key from the environment or a file. None is no error: every request is then denied and says so."""
-    if upstream.key_env:
-        value = environ.get(upstream.key_env, "")
-    else:
-        try:
-            value = Path(upstream.key_file).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(upstream.key_file, f"the upstream key cannot be read: {(error.strerror or '').lower()}") from None
-    value = value.strip()
-    if not value:
-        _log.error("there is no upstream key: every request is denied", extra={"key_env": upstream.key_env})
-        return None
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise ConfigError(upstream.key_file or upstream.key_env, "the upstream key is not one printable ASCII word")
-    return Secret(value)
+def _upstreams(upstream: Upstream) -> tuple[UpstreamSource, ...]:
+    if not upstream.keys:
+        return (UpstreamSource("default", upstream.key_env, upstream.key_file),)
+    return tuple(UpstreamSource(key.name, key.key_env, key.key_file, key.teams) for key in upstream.keys)
 
 
 def open_engine(settings: Settings) -> Engine:

@@ -105,9 +105,12 @@ class Principal(Struct, frozen=True):
 class Ask(Struct, frozen=True):
     """What the request wants, read strictly from method, path and body.
 
-    models             every model it names; the first is the one that answers
+    models             every model it names; the first is the one that answers; none where it asks what there is
     input_bytes        size of what the model will read: no token is shorter than a byte
     max_output_tokens  the client's own ceiling, or None
+    inputs             texts that the model reads one by one, each within its context
+    audio_seconds      length of the upload, rounded up
+    characters         of the text that is to be spoken
     """
 
     endpoint: str
@@ -118,6 +121,9 @@ class Ask(Struct, frozen=True):
     max_output_tokens: int | None = None
     service_tier: str = "on_demand"
     tools: bool = False
+    inputs: int = 1
+    audio_seconds: int = 0
+    characters: int = 0
 
 
 class Estimate(Struct, frozen=True):
@@ -131,6 +137,7 @@ class Asked(Struct, frozen=True):
     """A request of which is known who asks and for what: what a bundle decides on, whatever door it came through.
 
     estimate  where it is known already, as of a recorded decision; None has it worked out from `ask`
+    narrowed  the principal with fewer roles, where its secret has fewer: both have to be allowed
     """
 
     principal: Principal
@@ -139,6 +146,7 @@ class Asked(Struct, frozen=True):
     source_ip: str = ""
     request_id: str = ""
     estimate: Estimate | None = None
+    narrowed: Principal | None = None
 
 
 class Price(Struct, frozen=True):
@@ -187,6 +195,7 @@ class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="d
 
     models    the names that the request gave, made printable; `model` is what the first of them stands for
     quota     id of the one that refused
+    roles     of a user, as token and directory gave them; of a key, those left to a secret that was issued with fewer
     endpoint, service_tier, tools, source_ip  what policies saw of the request, so that it can be decided again
     """
 
@@ -205,6 +214,7 @@ class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="d
     team: str | None = None
     organisation: str | None = None
     user: str | None = None
+    roles: tuple[str, ...] | UnsetType = UNSET
     method: str = ""
     path: str = ""
     action: str | None = None
@@ -254,13 +264,15 @@ Record = DecisionRecord | SettlementRecord
 class Allow(Struct, frozen=True):
     """Proceed, with this upstream key. Only `Pdp.conclude` makes one.
 
-    headers  to add to the answer that the client gets
+    headers   to add to the answer that the client gets
+    upstream  what the key is called, for whoever reports later that it was refused
     """
 
     reservation_id: str
     upstream_key: Secret
     headers: tuple[tuple[str, str], ...]
     record: DecisionRecord
+    upstream: str = ""
 
 
 class Deny(Struct, frozen=True):
@@ -275,7 +287,15 @@ class Deny(Struct, frozen=True):
     record: DecisionRecord
 
 
-Decision = Allow | Deny
+class Reply(Struct, frozen=True):
+    """Allowed, and answered here with status 200 and this JSON: nothing goes upstream and nothing is reserved."""
+
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+    record: DecisionRecord
+
+
+Decision = Allow | Deny | Reply
 
 
 class Receipt(Struct, frozen=True):
@@ -285,6 +305,7 @@ class Receipt(Struct, frozen=True):
     request_id      the enforcement point's own id, to find the reservation by when there is no `reservation_id`
     status          the HTTP status that the client got, 0 for none
     usage           the upstream's own count, or None where it gave none that can be believed
+    upstream        the name of the key that it went with, from the allow's metadata
     """
 
     reservation_id: str
@@ -292,3 +313,4 @@ class Receipt(Struct, frozen=True):
     outcome: Outcome
     status: int
     usage: Usage | None
+    upstream: str = ""

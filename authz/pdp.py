@@ -19,9 +19,10 @@ from authz.answers import Answer, limit_headers, quota_refusal, refusal
 from authz.bundle import Bundle
 from authz.clock import Clock
 from authz.errors import Refused, StoreUnavailable
-from authz.identity.credentials import KeyRing, bearer, invalid
-from authz.identity.keys import digest
-from authz.inference import endpoints, estimate
+from authz.identity.authentication import Authenticator, told_roles
+from authz.identity.upstream import UpstreamKey
+from authz.inference import catalogue, endpoints, estimate
+from authz.inference.estimate import Metered
 from authz.inference.pricebook import Decommissioned, ModelSpec
 from authz.model import (
     Allow,
@@ -36,21 +37,22 @@ from authz.model import (
     Principal,
     QuotaState,
     Record,
+    Reply,
     Request,
-    Secret,
     Uid,
-    Usage,
 )
 from authz.policy import Context, Percents, Verdict
 from authz.quota.calibration import Expectation
 from authz.quota.ledger import Charge, Full, Held, Hold, Terms
 from authz.reasons import Reason
 from authz.telemetry.metrics import Metrics
-from authz.telemetry.records import timestamp
+from authz.telemetry.records import moment, timestamp
 
 DEGRADED_HEADER: Final = "x-authz-degraded"
 """Says of an answer that it was given without the store, and which declaration let it: `allow` or `share`."""
 
+KEY_EXPIRES_HEADER: Final = "x-authz-key-expires"
+"""Says of a secret that another has replaced it, and when it stops working: RFC 3339."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +63,7 @@ class Parts(Protocol):
     @property
     def bundle(self) -> Bundle: ...
 
-    @property
-    def upstream_key(self) -> Secret | None: ...
+    def upstream_key(self, team: str, now_ns: int) -> UpstreamKey | None: ...
 
 
 class Reserver(Protocol):
@@ -80,7 +81,9 @@ class Trace(Struct):
     started_ns: int
     request: Request
     bundle: Bundle
-    upstream_key: Secret | None
+    upstream_key: UpstreamKey | None = None
+    narrowed: Principal | None = None
+    key_expires_ns: int = 0
     principal: Principal | None = None
     ask: Ask | None = None
     model: ModelSpec | None = None
@@ -101,7 +104,7 @@ class Pdp:
     def __init__(
         self,
         parts: Parts,
-        ring: KeyRing,
+        who: Authenticator,
         store: Reserver,
         *,
         clock: Clock,
@@ -111,7 +114,7 @@ class Pdp:
         ttl_ns: int,
         expect: Callable[[str, str], Expectation | None] = lambda key, model: None,
     ) -> None:
-        self._parts, self._ring, self._store = parts, ring, store
+        self._parts, self._who, self._store = parts, who, store
         self._clock, self._new_id, self._record, self._metrics, self._ttl_ns = clock, new_id, record, metrics, ttl_ns
         self._expect = expect
 
@@ -124,7 +127,8 @@ class Pdp:
         """The same for a request that is not there as bytes: a test case, or one that was recorded."""
         trace = self._trace(Request("", "", (), None, asked.request_id, asked.source_ip))
         trace.started_ns, trace.principal, trace.ask, trace.estimate = asked.now_ns, asked.principal, asked.ask, asked.estimate
-        return self._decided(trace, lambda: self._weigh(trace, asked.principal, asked.ask))
+        trace.narrowed = asked.narrowed
+        return self._decided(trace, lambda: self._sized(trace, asked.principal, asked.ask))
 
     def reject(self, refused: Refused) -> Deny:
         """The answer to what could not even be read as a request; recorded like any other."""
@@ -132,19 +136,22 @@ class Pdp:
         self._tell_of(denied)
         return denied
 
-    def prepare(self, trace: Trace) -> Hold:
+    def prepare(self, trace: Trace) -> Hold | Reply:
         """Everything that can be said before anything is charged. Raises `Refused`, `StoreUnavailable`."""
         request, bundle = trace.request, trace.bundle
 
         # 1 identity: who is asking
-        secret_digest = digest(bearer(request))
-        key = self._ring.find(secret_digest, trace.started_ns) or bundle.directory.key_of_digest(secret_digest)
-        trace.principal = principal = bundle.directory.principal(key, trace.started_ns) if key else None
-        if principal is None:
-            raise invalid()
+        identity = self._who.identify(request, bundle.directory, trace.started_ns)
+        trace.principal = principal = identity.principal
+        trace.narrowed, trace.key_expires_ns = identity.narrowed, identity.expires_ns
 
         # 2 inference: what is asked
         trace.ask = ask = endpoints.read(request)
+        return self._sized(trace, principal, ask)
+
+    def _sized(self, trace: Trace, principal: Principal, ask: Ask) -> Hold | Reply:
+        if estimate.METERED.get(ask.action) is Metered.NOTHING:
+            return self._list(trace, principal, ask)
         return self._weigh(trace, principal, ask)
 
     def _weigh(self, trace: Trace, principal: Principal, ask: Ask) -> Hold:
@@ -152,24 +159,19 @@ class Pdp:
 
         # 3 price: of which model, and what it costs at most
         trace.model = model = _model(bundle, ask)
-        price = model.price
-        if price is None or ask.action not in model.actions:
-            raise Refused(Reason.MODEL_NOT_PRICED, f"The model `{model.id}` has no price for this use.", param="model")
-        trace.estimate = bound = trace.estimate or self._estimate(principal, ask, model, price)
+        found, price = estimate.of(ask, model)
+        trace.estimate = bound = trace.estimate or self._expected(principal, ask, model, found, price)
 
-        # 4 quota: what has to fit, and how full it is where a policy asks
+        # 4 quota: what has to fit
         charges = bundle.quotas.charges(principal, model.id, model.groups, bound)
-        asked = Uid("Model", model.id)
-        reads = bundle.policy.reads_quotas(principal, ask.action, asked)
-        fill = self._store.look(charges, trace.started_ns) if reads else ()
 
         # 5 policy: may they
-        context = _context(trace, ask, bound, principal, fill)
-        trace.verdict = verdict = bundle.policy.decide(principal, ask.action, (asked,), context)
+        trace.verdict = verdict = self._judged(trace, principal, ask, ask.action, model, bound, charges)
         if not verdict.allowed:
             raise _policy_refusal(verdict, principal, ask, model)
 
         # 6 upstream: is there a key to go with
+        trace.upstream_key = self._parts.upstream_key(principal.team.id, trace.started_ns)
         if trace.upstream_key is None:
             raise Refused(Reason.UPSTREAM_KEY_UNAVAILABLE, "No upstream key is available, retry shortly.")
 
@@ -205,8 +207,11 @@ class Pdp:
                 headers = limit_headers(outcome.states, held=True)
                 if outcome.degraded is not None:
                     headers = (*headers, (DEGRADED_HEADER, outcome.degraded.value))
+                if trace.key_expires_ns:
+                    headers = (*headers, (KEY_EXPIRES_HEADER, moment(trace.key_expires_ns)))
                     self._metrics.used_replaced_key()
-                return Allow(outcome.reservation_id, trace.upstream_key, headers, record)
+                upstream = trace.upstream_key
+                return Allow(outcome.reservation_id, upstream.secret, headers, record, upstream.id)
             case Full():
                 assert trace.model is not None  # INVARIANT: phase 2 set it
                 trace.refused_by = outcome.states[outcome.quota].quota
@@ -214,32 +219,63 @@ class Pdp:
             case _:
                 assert_never(outcome)
 
-    def _estimate(self, principal: Principal, ask: Ask, model: ModelSpec, price: Price) -> Estimate:
+    def _judged(
+        self,
+        trace: Trace,
+        principal: Principal,
+        ask: Ask,
+        action: str,
+        model: ModelSpec,
+        bound: Estimate,
+        charges: tuple[Charge, ...],
+    ) -> Verdict:
+        """Cedar's answer; how full the quotas are is found out only where a policy asks."""
+        policy, asked = trace.bundle.policy, Uid("Model", model.id)
+        fill = self._store.look(charges, trace.started_ns) if policy.reads_quotas(principal, action, asked) else ()
+        context = _context(trace, ask, bound, principal, fill)
+        verdict = policy.decide(principal, action, (asked,), context)
+        if verdict.allowed and trace.narrowed is not None:
+            verdict = policy.decide(trace.narrowed, action, (asked,), context)
+        return verdict
+
+    def _list(self, trace: Trace, principal: Principal, ask: Ask) -> Reply:
+        """The models that a request could name now: a policy permits some use of them, and that they are listed."""
+
+        def may(action: str, model: ModelSpec) -> bool:
+            charges = trace.bundle.quotas.charges(principal, model.id, model.groups, estimate.ANYTHING)
+            verdict = self._judged(trace, principal, ask, action, model, estimate.ANYTHING, charges)
+            if verdict.errors:
+                trace.verdict = verdict
+            return verdict.allowed
+
+        def may_use(model: ModelSpec) -> bool:
+            return may(ask.action, model) and any(may(action, model) for action in model.actions)
+
+        if not ask.models:
+            body = catalogue.several(model for model in trace.bundle.prices.models.values() if may_use(model))
+        else:
+            trace.model = model = _model(trace.bundle, ask)
+            if not may_use(model):
+                raise _policy_refusal(Verdict(False), principal, ask, model)
+            body = catalogue.one(model)
+        return Reply(body, (), self._recorded(trace, "allow", 200))
+
+    def _expected(self, principal: Principal, ask: Ask, model: ModelSpec, found: Estimate, price: Price | None) -> Estimate:
         """The bound is the price book's; what is expected below it is what the key has used, once that is known."""
-        found = estimate.bound(
-            ask,
-            price,
-            context_tokens=model.context_tokens,
-            max_output_tokens=model.max_output_tokens,
-            overhead_tokens=model.prompt_overhead_tokens,
-            expected_output_tokens=model.expected_output_tokens,
-        )
-        learned = self._expect(principal.uid.id, model.id)
-        if learned is None:
+        learned = self._expect(principal.uid.id, model.id) if price is not None else None
+        if learned is None or price is None:
             return found
-        likely = Usage(
-            input_tokens=min(learned.input_tokens(ask.input_bytes), found.at_most[Meter.INPUT_TOKENS]),
-            output_tokens=min(learned.output_tokens, found.at_most[Meter.OUTPUT_TOKENS]),
-        )
-        return Estimate(at_most=found.at_most, expected=estimate.amounts(likely, price))
+        likely = learned.input_tokens(ask.input_bytes), learned.output_tokens
+        return estimate.expecting(found, price, *likely)
 
     def _trace(self, request: Request) -> Trace:
-        return Trace(self._new_id(), self._clock(), request, self._parts.bundle, self._parts.upstream_key)
+        return Trace(self._new_id(), self._clock(), request, self._parts.bundle)
 
-    def _decided(self, trace: Trace, prepare: Callable[[], Hold]) -> Decision:
+    def _decided(self, trace: Trace, prepare: Callable[[], Hold | Reply]) -> Decision:
+        decision: Decision
         try:
             hold = prepare()
-            decision = self.conclude(trace, self._store.reserve(hold, trace.started_ns))
+            decision = hold if isinstance(hold, Reply) else self.conclude(trace, self._store.reserve(hold, trace.started_ns))
         except Refused as refused:
             decision = self._deny(trace, refusal(refused))
         except StoreUnavailable as error:
@@ -290,6 +326,7 @@ class Pdp:
             team=principal.team.id if principal else None,
             organisation=principal.organisation.id if principal else None,
             user=principal.user.id if principal and principal.user else None,
+            roles=told_roles(principal, trace.narrowed),
             # A client's own text is kept only where the table of endpoints vouches for it.
             method=request.method if ask else "",
             path=request.path if ask else "",
@@ -328,8 +365,8 @@ def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
 
 def _context(trace: Trace, ask: Ask, bound: Estimate, principal: Principal, fill: tuple[QuotaState, ...]) -> Context:
     return Context(
-        input_tokens=bound.at_most[Meter.INPUT_TOKENS],
-        max_output_tokens=bound.at_most[Meter.OUTPUT_TOKENS],
+        input_tokens=bound.at_most.get(Meter.INPUT_TOKENS, 0),
+        max_output_tokens=bound.at_most.get(Meter.OUTPUT_TOKENS, 0),
         stream=ask.stream,
         endpoint=ask.endpoint,
         service_tier=ask.service_tier,

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field, structs
 
 from authz.errors import ConfigError
 from authz.yamlfile import Source, read_yaml
 
 
+class UpstreamKeyFront(Struct, frozen=True, forbid_unknown_fields=True):
+    """One of several keys: exactly one of `key_env` and `key_file` names where it is. It is for the requests of `teams`;
+    without any, for those of every team that has no key of its own in order."""
+
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    key_env: str = ""
+    key_file: str = ""
+    teams: tuple[str, ...] = ()
+
+
 class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
-    """Groq, and the key that it gets. Exactly one of `key_env` and `key_file` names where the key is."""
+    """Groq, and the key that it gets: one, named by `key_env` or `key_file`, or several `keys`."""
 
     host: str = "api.groq.com"
     port: int = 443
     tls: bool = True
     key_env: str = ""
     key_file: str = ""
+    keys: tuple[UpstreamKeyFront, ...] = ()
 
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,6 +89,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     reservation_ttl_s  after it the estimate of a request that nobody reported on is posted; longer than any stream may take
     retention_days     how long ended reservations and single journal entries are kept; balances and usage stay
     replicas           how many processes share the limits of a quota with `on_store_error: share` while the store is gone
+    operator           the user of the directory for whom the command line acts where it is not told otherwise
     Paths are relative to the file's own folder.
     """
 
@@ -93,6 +105,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     reservation_ttl_s: int = 900
     retention_days: int = 90
     replicas: int = 1
+    operator: str = ""
 
 
 def read_settings(path: Path) -> Settings:
@@ -100,8 +113,7 @@ def read_settings(path: Path) -> Settings:
     source = read_yaml(path)
     settings = _convert(source)
     base = path.resolve().parent
-    if bool(settings.upstream.key_env) == bool(settings.upstream.key_file):
-        raise source.fail(("upstream",), "upstream: expected exactly one of `key_env` and `key_file`")
+    _check_upstream(source, settings.upstream)
     if settings.reservation_ttl_s < 1:
         raise source.fail(("reservation_ttl_s",), "reservation_ttl_s: expected at least 1 second")
     if settings.retention_days < 1:
@@ -126,6 +138,7 @@ def read_settings(path: Path) -> Settings:
             tls=settings.upstream.tls,
             key_env=settings.upstream.key_env,
             key_file=_absolute(base, settings.upstream.key_file),
+            keys=tuple(structs.replace(key, key_file=_absolute(base, key.key_file)) for key in settings.upstream.keys),
         ),
         listen=Listen(
             socket=_absolute(base, settings.listen.socket), drain_s=settings.listen.drain_s, grace_s=settings.listen.grace_s
@@ -142,6 +155,7 @@ def read_settings(path: Path) -> Settings:
         reservation_ttl_s=settings.reservation_ttl_s,
         retention_days=settings.retention_days,
         replicas=settings.replicas,
+        operator=settings.operator,
     )
 
 
@@ -153,6 +167,18 @@ def _convert(source: Source) -> Settings:
             raise
         # Without the line itself: a webhook's address stands in it, and with it a secret.
         raise ConfigError(error.file, error.problem, line=error.line, column=error.column) from None
+
+
+def _check_upstream(source: Source, upstream: Upstream) -> None:
+    if sum(map(bool, (upstream.key_env, upstream.key_file, upstream.keys))) != 1:
+        raise source.fail(("upstream",), "upstream: expected exactly one of `key_env` and `key_file`, or `keys`")
+    names = [key.name for key in upstream.keys]
+    for index, key in enumerate(upstream.keys):
+        at = f"upstream.keys[{index}]"
+        if bool(key.key_env) == bool(key.key_file):
+            raise source.fail(("upstream", "keys", index), f"{at}: expected exactly one of `key_env` and `key_file`")
+        if key.name in names[:index]:
+            raise source.fail(("upstream", "keys", index), f"{at}: `{key.name}` stands twice")
 
 
 def _is_loopback(listen: str) -> bool:

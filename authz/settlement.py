@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import Final, Protocol, assert_never
 
 import msgspec
 
 from authz.clock import Clock
 from authz.inference import estimate
-from authz.model import Outcome, Receipt, Record, SettlementRecord, Usage
+from authz.model import Meter, Outcome, Receipt, Record, SettlementRecord, Usage
 from authz.quota.calibration import Observed
 from authz.quota.ledger import Actual, Alert, Change, Reservation
 from authz.telemetry.records import timestamp
 
 _NOTHING: Final = Actual(amounts={}, usage=None)
 _log = logging.getLogger(__name__)
+
+
+class Doubt(StrEnum):
+    """What is odd about the count of a request that the upstream has answered."""
+
+    MISSING = "missing"  # none, or none that can be believed: the bound stands
+    ABOVE_BOUND = "above_bound"  # posted in full, and somebody has to mend the bound or ask the upstream
 
 
 class Ender(Protocol):
@@ -39,6 +47,7 @@ class Settler:
     record   takes the settlement's record; must not block
     observe  learns from what a request really used
     alerted  counts an alert
+    doubted  counts an answer whose usage is odd
     """
 
     def __init__(
@@ -49,9 +58,10 @@ class Settler:
         record: Callable[[Record], None],
         observe: Callable[[Observed], None],
         alerted: Callable[[Alert], None],
+        doubted: Callable[[Doubt], None] = lambda doubt: None,
     ) -> None:
         self._store, self._clock, self._record = store, clock, record
-        self._observe, self._alerted = observe, alerted
+        self._observe, self._alerted, self._doubted = observe, alerted, doubted
 
     def settle(self, receipt: Receipt) -> Change:
         """What the enforcement point reports of a request, in amounts."""
@@ -77,8 +87,11 @@ class Settler:
 
         # 3 who has to know
         self._tell(change, reservation.id, receipt.outcome, actual, now_ns)
-        if change.changed and receipt.outcome is Outcome.ANSWERED and actual.usage is not None:
-            self._observe(_observed(reservation, actual.usage))
+        if change.changed and receipt.outcome is Outcome.ANSWERED:
+            if actual.usage is not None:
+                self._observe(_observed(reservation, actual.usage))
+            if (doubt := _doubt(reservation, receipt.usage)) is not None:
+                self._doubted(doubt)
         return change
 
     def void(self, reservation_id: str) -> Change:
@@ -128,8 +141,21 @@ def _observed(reservation: Reservation, usage: Usage) -> Observed:
     )
 
 
+def _doubt(reservation: Reservation, usage: Usage | None) -> Doubt | None:
+    terms = reservation.terms
+    if terms.price is None:
+        return None  # the request itself said what it costs
+    if usage is None:
+        return Doubt.MISSING
+    most = terms.at_most.get(Meter.INPUT_TOKENS, 0), terms.at_most.get(Meter.OUTPUT_TOKENS, 0)
+    return Doubt.ABOVE_BOUND if usage.input_tokens > most[0] or usage.output_tokens > most[1] else None
+
+
 def _actual(reservation: Reservation, receipt: Receipt) -> Actual:
-    """Without a count that can be believed the bound stands: nobody is let off by leaving early."""
+    """Without a count that can be believed the bound stands: nobody is let off by leaving early.
+
+    Without a price by token the request itself said what it costs, and the bound is exact: whatever count came is not ours.
+    """
     terms = reservation.terms
     if receipt.usage is None or terms.price is None:
         return Actual(amounts=terms.at_most, usage=None)

@@ -1,6 +1,7 @@
 """What the stand-in answers: Groq's shapes, headers and errors, with numbers that a test can compute beforehand.
 
-To serve another endpoint, write a function from `Exchange` to `Answer` and name it in `ENDPOINTS`.
+To serve another endpoint, write a function from `Exchange` to `Answer` and name it in `ENDPOINTS`, here or in
+`demo.more_answers`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ RATE_HEADERS: Final[dict[str, str]] = {
 
 
 class Usage(Struct, frozen=True):
-    """Tokens, in Groq's names. No bounds: a test may want Groq to report nonsense."""
+    """Tokens, in Groq's names, and what Groq counts without saying so. No bounds: a test may want it to report nonsense."""
 
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     cached_tokens: int = 0
+    audio_seconds: int = 0
+    characters: int = 0
 
     def as_groq(self) -> dict[str, Any]:
         return {
@@ -48,6 +51,18 @@ class Usage(Struct, frozen=True):
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
+    def as_response(self) -> dict[str, Any]:
+        return {
+            "input_tokens": self.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": self.cached_tokens},
+            "output_tokens": self.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+    def as_embedding(self) -> dict[str, Any]:
+        return {"prompt_tokens": self.prompt_tokens, "total_tokens": self.prompt_tokens}
+
 
 class Behaviour(Struct, frozen=True, forbid_unknown_fields=True):
     """How requests are answered.
@@ -58,6 +73,8 @@ class Behaviour(Struct, frozen=True, forbid_unknown_fields=True):
     chunk_delay_s  pause before each chunk of a stream, in seconds
     cut_after      break the connection after so many chunks of a stream, or amid a plain answer
     hang           take the request and never answer
+    content        what the model says, in place of the usual sentence
+    more           merged into a plain answer, or into the last event of a stream
     times          how many requests this holds for; 0 for all that follow
     """
 
@@ -67,20 +84,26 @@ class Behaviour(Struct, frozen=True, forbid_unknown_fields=True):
     chunk_delay_s: float = 0.0
     cut_after: int | None = None
     hang: bool = False
+    content: str = ""
+    more: dict[str, Any] = {}
     times: int = 0
 
 
 class Exchange(Struct, frozen=True):
     """One authenticated request, as an endpoint sees it.
 
-    number    counts requests from 1: what ids are made of
-    stopping  true once the stand-in shuts down: a slow answer ends then
+    number        counts requests from 1: what ids are made of
+    stopping      true once the stand-in shuts down: a slow answer ends then
+    content_type  of the request
+    rest          what the path holds beyond that of the endpoint
     """
 
     number: int
     behaviour: Behaviour
     raw: bytes
     stopping: Callable[[], bool]
+    content_type: str = ""
+    rest: str = ""
 
     def json(self) -> dict[str, Any]:
         """The body. Raises msgspec.DecodeError when it is no JSON object."""
@@ -147,7 +170,7 @@ def chat(exchange: Exchange) -> Answer:
     body = exchange.json()
     computed = chat_usage(body)
     usage = exchange.reported(computed)
-    words = ANSWER_WORDS[: computed.completion_tokens]
+    words = exchange.behaviour.content.split(" ") if exchange.behaviour.content else ANSWER_WORDS[: computed.completion_tokens]
     common = {
         "id": f"chatcmpl-{exchange.number:08d}",
         "created": CREATED,
@@ -168,11 +191,23 @@ def chat(exchange: Exchange) -> Answer:
     }
     if usage is not None:
         answer["usage"] = usage.as_groq()
+    return plain(exchange, answer), usage
+
+
+def plain(exchange: Exchange, answer: dict[str, Any]) -> Response:
+    """An answer in one piece, or half of one."""
+    answer |= exchange.behaviour.more
     if exchange.behaviour.cut_after is not None:
         whole = msgspec.json.encode(answer)
         half = paced([whole[: len(whole) // 2]], exchange)
-        return Pieces(half, "application/json", whole=False), usage
-    return JSONResponse(answer, headers=RATE_HEADERS), usage
+        return Pieces(half, "application/json", whole=False)
+    return JSONResponse(answer, headers=RATE_HEADERS)
+
+
+def stream(exchange: Exchange, events: list[bytes]) -> Response:
+    """An answer in events, or only the first of them."""
+    cut = exchange.behaviour.cut_after
+    return Pieces(paced(events[:cut], exchange), "text/event-stream", whole=cut is None)
 
 
 def _chat_stream(
@@ -187,12 +222,11 @@ def _chat_stream(
     closing = request if usage is None else {**request, "usage": usage.as_groq()}
     events = [{**choice({"role": "assistant", "content": ""}, None), "x_groq": request}]
     events += [choice({"content": f"{word} "}, None) for word in words]
-    events += [{**choice({}, "stop"), "x_groq": closing}]
+    events += [{**choice({}, "stop"), "x_groq": closing, **exchange.behaviour.more}]
     if include_usage and usage is not None:
         events.append({**chunk, "choices": [], "usage": usage.as_groq()})
     pieces = [b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events] + [b"data: [DONE]\n\n"]
-    cut = exchange.behaviour.cut_after
-    return Pieces(paced(pieces[:cut], exchange), "text/event-stream", whole=cut is None)
+    return stream(exchange, pieces)
 
 
 def list_models(exchange: Exchange) -> Answer:
@@ -204,4 +238,4 @@ ENDPOINTS: Final[dict[tuple[str, str], Callable[[Exchange], Answer]]] = {
     ("POST", "/openai/v1/chat/completions"): chat,
     ("GET", "/openai/v1/models"): list_models,
 }
-"""Everything that the stand-in serves, by method and path."""
+"""What the stand-in serves, by method and path."""

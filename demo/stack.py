@@ -97,6 +97,7 @@ class Stack:
     folder      short, since Unix sockets live in it and their paths may take 107 bytes
     change      edits the copy of the reference bundle before anything reads it
     groq_key    the real upstream's key: no stand-in is started then, and Envoy forwards to Groq
+    keys        where the upstream keys are, as the settings say it
     """
 
     def __init__(
@@ -107,11 +108,13 @@ class Stack:
         groq_key: str = "",
         listen: str = "127.0.0.1:0",
         settings: str = "",
+        keys: str = "key_env: GROQ_API_KEY",
     ) -> None:
         self.folder: Final = folder
         self.config: Final = folder / "authz.yaml"
         self.records: Final = folder / "decisions.jsonl"
         self._change, self._groq_key, self._listen, self._extra = change, groq_key, listen, settings
+        self._keys = keys
         self._resources = ExitStack()
         self.groq = StandIn(STAND_IN_KEY)
 
@@ -142,14 +145,15 @@ class Stack:
         shutil.copytree(ROOT / "policies", self.folder / "policies")
         if self._change:
             self._change(self.folder / "policies")
-        upstream = "{key_env: GROQ_API_KEY}"
+        upstream = f"{{{self._keys}}}"
         if not self._groq_key:
             self.groq.start()
             self._resources.callback(self.groq.stop)
-            upstream = f"{{key_env: GROQ_API_KEY, host: 127.0.0.1, port: {self.groq.port}, tls: false}}"
+            upstream = f"{{{self._keys}, host: 127.0.0.1, port: {self.groq.port}, tls: false}}"
         self.config.write_text(
             "bundle: policies\n"
             "store: sqlite:///authz.db\n"
+            "operator: olivia\n"
             f"upstream: {upstream}\n"
             "listen: {socket: s.sock, drain_s: 1.5}\n"
             f"envoy: {{listen: '{self._listen}', admin_socket: a.sock}}\n"

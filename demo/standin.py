@@ -28,6 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from demo import more_answers
 from demo.answers import ENDPOINTS, Answer, Behaviour, Exchange, Usage, error, failure
 
 START_DEADLINE_S: Final = 10.0
@@ -67,7 +68,7 @@ class Control:
         with self._lock:
             self._behaviours = deque(behaviours)
 
-    def take(self, raw: bytes) -> Exchange:
+    def take(self, raw: bytes, content_type: str = "", rest: str = "") -> Exchange:
         """The next request's number and behaviour."""
         with self._lock:
             behaviour = self._behaviours[0] if self._behaviours else Behaviour()
@@ -75,7 +76,7 @@ class Control:
                 self._behaviours.popleft()
             elif behaviour.times > 1:
                 self._behaviours[0] = msgspec.structs.replace(behaviour, times=behaviour.times - 1)
-            return Exchange(next(self._numbers), behaviour, raw, self.stopping.is_set)
+            return Exchange(next(self._numbers), behaviour, raw, self.stopping.is_set, content_type, rest)
 
     def record(self, received: Received) -> None:
         with self._lock:
@@ -100,7 +101,8 @@ def make_app(control: Control) -> Starlette:
     async def get_received(request: Request) -> Response:
         return Response(msgspec.json.encode(control.received()), media_type="application/json")
 
-    routes = [Route(path, _serve(control, endpoint), methods=[method]) for (method, path), endpoint in ENDPOINTS.items()]
+    served = {**ENDPOINTS, **more_answers.ENDPOINTS}
+    routes = [Route(path, _serve(control, endpoint), methods=[method]) for (method, path), endpoint in served.items()]
     routes.append(Route("/control/behaviours", put_behaviours, methods=["PUT"]))
     routes.append(Route("/control/received", get_received, methods=["GET"]))
     return Starlette(routes=routes)
@@ -115,7 +117,7 @@ def _serve(control: Control, endpoint: Callable[[Exchange], Answer]) -> Callable
         hang = False
         answer: Answer = error(401, "Invalid API Key", "invalid_request_error", "invalid_api_key"), None
         if request.headers.getlist("authorization") == [f"Bearer {control.upstream_key}"]:
-            exchange = control.take(raw)
+            exchange = control.take(raw, request.headers.get("content-type", ""), request.path_params.get("rest", ""))
             hang = exchange.behaviour.hang
             answer = _answer(endpoint, exchange)
         response, usage = answer

@@ -15,6 +15,7 @@ from authz.compose import Engine
 from authz.identity.keys import IssuedKey, digest, mint
 from authz.model import Request
 from authz.settings import read_settings
+from tests.issued import put
 
 ROOT = Path(__file__).resolve().parents[1]
 UPSTREAM_KEY = "gsk_made_up_for_tests"
@@ -38,7 +39,7 @@ def lay_out(folder: Path) -> Path:
     """Writes settings and bundle into `folder`; answers the settings' path."""
     shutil.copytree(ROOT / "policies", folder / "policies")
     config = folder / "authz.yaml"
-    config.write_text("store: sqlite:///authz.db\nrecords: {file: decisions.jsonl}\n")
+    config.write_text("store: sqlite:///authz.db\noperator: olivia\nrecords: {file: decisions.jsonl}\n")
     return config
 
 
@@ -51,7 +52,7 @@ class Place:
 
     def issue(self, key: str, **fields: Any) -> str:
         secret = mint(self._random.choice)
-        self.engine.store.put_key(IssuedKey(digest(secret), key, self.time(), **fields))
+        put(self.engine.store, IssuedKey(digest(secret), key, self.time(), **fields))
         self.engine.tick()
         return secret
 

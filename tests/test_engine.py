@@ -13,6 +13,7 @@ from authz.errors import Refused, StoreUnavailable
 from authz.model import Allow, Decision, Deny, Outcome, Receipt, Request, Usage
 from authz.quota.ledger import State
 from authz.reasons import Reason
+from tests.issued import revoke
 from tests.place import UPSTREAM_KEY, Place, lay_out, opened, opened_at
 
 USED = Usage(input_tokens=100, output_tokens=50)
@@ -101,7 +102,7 @@ def test_a_revoked_and_an_expired_key_answer_like_an_unknown_one(place: Place) -
     revoked, expired = place.issue("chatbot-prod"), place.issue("chatbot-prod", expires_ns=place.time() + 10**9)
     for secret in (revoked, expired):
         allowed(place.engine.pdp.decide(place.request(secret)))
-    assert place.engine.store.revoke_key(digest(revoked), place.time())
+    assert revoke(place.engine.store, digest(revoked), place.time())
     place.engine.tick()
     place.time.pass_s(1)
     answers = [

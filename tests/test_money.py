@@ -23,6 +23,7 @@ from authz.quota.path import applied_to
 from authz.reasons import Reason
 from authz.settings import read_settings
 from tests.alerts.hook import Hook
+from tests.issued import revoke
 from tests.place import UPSTREAM_KEY, Place, Time, lay_out
 
 USD = 1_000_000_000
@@ -305,7 +306,7 @@ def test_what_changes_in_flight_does_not_change_what_was_agreed(tmp_path: Path) 
     with opened(tmp_path, [budget("500 USD/month")]) as place:
         secret = place.issue("chatbot-prod")
         allow = allowed(place.engine.pdp.decide(place.request(secret)))
-        assert place.engine.store.revoke_key(digest(secret), place.time())
+        assert revoke(place.engine.store, digest(secret), place.time())
         models = tmp_path / "policies/models.yaml"
         models.write_text(models.read_text().replace('{input: "0.05", output: "0.08"}', '{input: "0.15", output: "0.24"}'))
         (tmp_path / "policies/quotas.yaml").write_text("quotas: []")

@@ -16,10 +16,10 @@ ROOT = Path(authz.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py") if not path.name.endswith("_pb2.py"))
 
 FLOORS: list[set[str]] = [
-    {"model", "reasons", "errors", "settings", "clock", "yamlfile"},
+    {"model", "reasons", "errors", "settings", "clock", "yamlfile", "audit"},
     {"identity", "inference", "policy", "quota", "telemetry"},
     {"bundle", "answers"},
-    {"pdp", "settlement", "store", "fallback", "alerts"},
+    {"pdp", "settlement", "store", "fallback", "alerts", "administration", "published"},
     {"review"},
     {"compose", "limiting"},
     {"envoy", "api"},

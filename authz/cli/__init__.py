@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from authz.cli.audit import audit
 from authz.cli.budget import budget
 from authz.cli.check import check
 from authz.cli.diff import diff
@@ -37,8 +38,8 @@ for command in (
     envoy_config,
     health,
     keys,
+    audit,
     usage,
-    review,
     check,
     fmt,
     schema,
@@ -47,6 +48,7 @@ for command in (
     replay,
     diff,
     matrix,
+    review,
 ):
     cli.add_command(command)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import pwd
 import secrets
 import time
 from collections.abc import Iterator
@@ -16,15 +14,17 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
-from authz.cli import options, show
+from authz.cli import acting, options, show
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
+    from authz.administration import Administrator
     from authz.bundle import Bundle
-    from authz.model import QuotaState
+    from authz.model import QuotaState, Uid
     from authz.quota.ledger import Ledger, Raise
     from authz.quota.path import Applied
+    from authz.store import Store
 
 _AT_ONCE: Final = 500
 _LONGEST_PERIOD_NS: Final = 32 * 86_400 * 1_000_000_000
@@ -70,13 +70,15 @@ def budget() -> None:
 @budget.command("show")
 @click.argument("quota", required=False)
 @options.config
+@acting.as_user
 @click.option("--all", "every", is_flag=True, help="Also the members of a budget by key, user or team that have used nothing.")
 @options.as_json
-def show_budgets(quota: str | None, config: Path, every: bool, as_json: bool) -> None:
+def show_budgets(quota: str | None, config: Path, user: str | None, every: bool, as_json: bool) -> None:
     """Every budget, or QUOTA: limit, use, what is left, and when it resets. Exits with 1 where one is reached."""
     now_ns = time.time_ns()
-    with _opened(config) as (bundle, store, file):
-        applied = [each for name in _named(bundle, quota, file) for each in _counters(bundle, name)]
+    with _opened(config, user) as (bundle, store, file, administrator):
+        counters = (each for name in _named(bundle, quota, file) for each in _counters(bundle, name))
+        applied = [each for each in counters if administrator.may("usage.read", _resource(bundle, each))]
         rows = list(_rows(applied, store, now_ns, bundle.time_zone, every=every))
     if as_json:
         show.as_json({"budgets": rows})
@@ -91,10 +93,10 @@ def show_budgets(quota: str | None, config: Path, every: bool, as_json: bool) ->
 @click.option("--to", help="The limit for the rest of the period, such as `600 USD`.")
 @click.option("--by", help="What to add to it, such as `100 USD`; a negative amount takes back.")
 @click.option("--why", required=True, help="For the record.")
-@click.option("--who", help="For the record; the operating system's user by default.")
+@acting.as_user
 @click.option("--scope", help='Whose, where QUOTA has a budget for each key, user or team, such as `Key::"batch"`.')
 def raise_budget(
-    quota: str, config: Path, to: str | None, by: str | None, why: str, who: str | None, scope: str | None
+    quota: str, config: Path, to: str | None, by: str | None, why: str, user: str | None, scope: str | None
 ) -> None:
     """Change the limit of QUOTA for the rest of its period. A running sidecar feels it at its next decision."""
     from authz.quota.definitions import parse_usd
@@ -107,29 +109,31 @@ def raise_budget(
         raise click.BadParameter(str(error), param_hint="--to" if to is not None else "--by") from None
     if to is not None and amount < 0:
         raise click.BadParameter(f"found `{to}`, expected 0 USD or more", param_hint="--to")
-    with _opened(config) as (bundle, store, file):
+    with _opened(config, user) as (bundle, store, file, administrator):
         applied = _one(bundle, quota, scope, file)
+        administrator.require("budget.change", _resource(bundle, applied))
         (before,) = store.look((applied.charge(0),), time.time_ns())
-        _change(store, applied, amount - before.limit if to is not None else amount, before, who, why)
+        _change(store, applied, amount - before.limit if to is not None else amount, before, administrator, why)
 
 
 @budget.command()
 @click.argument("quota")
 @options.config
 @click.option("--why", required=True, help="For the record.")
-@click.option("--who", help="For the record; the operating system's user by default.")
+@acting.as_user
 @click.option("--scope", help='Whose, where QUOTA has a budget for each key, user or team, such as `Key::"batch"`.')
-def resume(quota: str, config: Path, why: str, who: str | None, scope: str | None) -> None:
+def resume(quota: str, config: Path, why: str, user: str | None, scope: str | None) -> None:
     """Give QUOTA its whole limit again for the rest of its period, beside what is used already."""
-    with _opened(config) as (bundle, store, file):
+    with _opened(config, user) as (bundle, store, file, administrator):
         applied = _one(bundle, quota, scope, file)
+        administrator.require("budget.change", _resource(bundle, applied))
         (before,) = store.look((applied.charge(0),), time.time_ns())
-        _change(store, applied, max(0, applied.quota.limit + before.used - before.limit), before, who, why)
+        _change(store, applied, max(0, applied.quota.limit + before.used - before.limit), before, administrator, why)
 
 
 @contextmanager
-def _opened(config: Path) -> Iterator[tuple[Bundle, Ledger, str]]:
-    """The bundle, the store, and what the file of quotas is called."""
+def _opened(config: Path, user: str | None) -> Iterator[tuple[Bundle, Store, str, Administrator]]:
+    """The bundle, the store, what the file of quotas is called, and who acts."""
     from authz.bundle import load_bundle
     from authz.errors import ConfigError
     from authz.settings import read_settings
@@ -140,9 +144,11 @@ def _opened(config: Path) -> Iterator[tuple[Bundle, Ledger, str]]:
         raise ConfigError(
             str(config), "store: the budgets are in the memory of another process, expected a store that is shared"
         )
+    bundle = load_bundle(Path(settings.bundle))
+    administrator = acting.administrator(settings, bundle, user, time.time_ns())
     store = open_store(settings.store)
     try:
-        yield load_bundle(Path(settings.bundle)), store, str(Path(settings.bundle) / "quotas.yaml")
+        yield bundle, store, str(Path(settings.bundle) / "quotas.yaml"), administrator
     finally:
         store.close()
 
@@ -185,16 +191,28 @@ def _one(bundle: Bundle, name: str, scope: str | None, file: str) -> Applied:
     return found[0]
 
 
-def _change(store: Ledger, applied: Applied, by: int, before: QuotaState, who: str | None, why: str) -> None:
-    from authz.answers import usd
+def _resource(bundle: Bundle, applied: Applied) -> Uid:
+    """Whose budget it is, as policies are asked about it; of a role's or a model's, the organisation's."""
+    from authz.policy import ACTIONS
+    from authz.quota.definitions import parse_uid
 
-    for name, text in (("--why", why), ("--who", who)):
-        if text is not None and not text.strip():
-            raise click.BadParameter("found nothing, expected words for the record", param_hint=name)
+    uid = parse_uid(applied.scope.partition(", ")[0])
+    return uid if uid.type in ACTIONS["budget.change"].resources else bundle.directory.organisation
+
+
+def _change(store: Store, applied: Applied, by: int, before: QuotaState, administrator: Administrator, why: str) -> None:
+    from authz.answers import usd
+    from authz.store.accounts import check_raise
+
+    if not why.strip():
+        raise click.BadParameter("found nothing, expected words for the record", param_hint="--why")
     after = before
     if by:
+        raise_id, now_ns, who = secrets.token_hex(8), time.time_ns(), str(administrator.uid)
         try:
-            after = store.raise_limit(secrets.token_hex(8), applied.charge(0), by, who or _user(), why, time.time_ns())
+            check_raise(applied.charge(0), by)
+            _record(store, applied, raise_id, by, before, who, why, now_ns)
+            after = store.raise_limit(raise_id, applied.charge(0), by, who, why, now_ns)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
     was = f" (was {usd(before.limit)})" if by else ", as before"
@@ -202,6 +220,27 @@ def _change(store: Ledger, applied: Applied, by: int, before: QuotaState, who: s
         f"{applied.quota.id} of {applied.scope}: {usd(after.limit)} USD this {after.window}{was},"
         f" {usd(after.used)} used, {usd(after.remaining)} left"
     )
+
+
+def _record(
+    store: Store, applied: Applied, raise_id: str, by: int, before: QuotaState, who: str, why: str, now_ns: int
+) -> None:
+    """Before it is done: a change that failed and is on record does no harm, one that is not on record would."""
+    from authz.answers import usd
+    from authz.audit import Act
+    from authz.identity.issuing import record, shown
+
+    act = Act(
+        at=shown(now_ns),
+        who=who,
+        login=acting.login(),
+        what="budget.change",
+        subject=applied.scope,
+        why=why,
+        before={"quota": applied.quota.id, "limit_usd": usd(before.limit)},
+        after={"quota": applied.quota.id, "limit_usd": usd(before.limit + by), "raise": raise_id},
+    )
+    record(store, lambda: ((), act))
 
 
 def _rows(applied: list[Applied], store: Ledger, now_ns: int, zone: ZoneInfo, *, every: bool) -> Iterator[Row]:
@@ -269,11 +308,3 @@ def _print(rows: list[Row]) -> None:
             for change in row.changes:
                 changed.add_row(*map(escape, (row.quota, row.scope, change.time, change.by_usd, change.who, change.why)))
         show.console().print(changed)
-
-
-def _user() -> str:
-    number = os.getuid()
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:  # a container's user need not have a name
-        return str(number)

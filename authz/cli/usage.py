@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from msgspec import Struct
 
-from authz.cli import options, show
+from authz.cli import acting, options, show
 
 if TYPE_CHECKING:
     from authz.quota.calibration import Calibrated
@@ -31,11 +32,12 @@ class KeyUsage(Struct, frozen=True):
 
 @click.command()
 @options.config
+@acting.as_user
 @click.option("--day", help="YYYY-MM-DD in the organisation's time zone; today by default.")
 @click.option("--estimates", is_flag=True, help="How what was reserved compares with what was used, for each key and model.")
 @options.as_json
-def usage(config: Path, day: str | None, estimates: bool, as_json: bool) -> None:
-    """Requests, tokens and estimated cost of each key today."""
+def usage(config: Path, user: str | None, day: str | None, estimates: bool, as_json: bool) -> None:
+    """Requests, tokens and estimated cost today of each key whose use you may see."""
     from rich.table import Table
 
     from authz.bundle import load_bundle
@@ -43,19 +45,20 @@ def usage(config: Path, day: str | None, estimates: bool, as_json: bool) -> None
     from authz.store import open_store
 
     settings = read_settings(config)
+    bundle = load_bundle(Path(settings.bundle))
+    sees = acting.administrator(settings, bundle, user, time.time_ns()).sees
     if estimates:
         if day is not None:
             raise click.UsageError("expected one of --day and --estimates: what was learned is of no one day")
-        _show_estimates(settings.store, as_json=as_json)
+        _show_estimates(settings.store, sees, as_json=as_json)
         return
     if day is None:
-        zone = load_bundle(Path(settings.bundle)).time_zone
-        day = datetime.fromtimestamp(time.time(), zone).date().isoformat()
+        day = datetime.fromtimestamp(time.time(), bundle.time_zone).date().isoformat()
     elif not _is_day(day):
         raise click.BadParameter(f"`{day}`, expected YYYY-MM-DD", param_hint="--day")
     store = open_store(settings.store)
     try:
-        rows = by_key(store.usage(day, day))
+        rows = by_key(tuple(row for row in store.usage(day, day) if sees(row.key, row.team)))
     finally:
         store.close()
     if as_json:
@@ -128,7 +131,7 @@ def _estimate(row: Calibrated) -> EstimateRow:
     )
 
 
-def _show_estimates(uri: str, *, as_json: bool) -> None:
+def _show_estimates(uri: str, sees: Callable[[str], bool], *, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -136,7 +139,7 @@ def _show_estimates(uri: str, *, as_json: bool) -> None:
 
     store = open_store(uri)
     try:
-        rows = estimates_of(store)
+        rows = [row for row in estimates_of(store) if sees(row.key_name)]
     finally:
         store.close()
     if as_json:

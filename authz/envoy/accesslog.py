@@ -18,7 +18,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 from msgspec import Struct
 
-from authz.envoy.answer import RESERVATION
+from authz.envoy.answer import RESERVATION, UPSTREAM
 from authz.envoy.wire import accesslog_pb2
 from authz.errors import Refused
 from authz.model import Outcome, Receipt, Usage
@@ -30,8 +30,8 @@ STREAM_KEYS: Final = ("x_groq", "usage", "response")
 PLAIN_NAMESPACE: Final = "envoy.ai.token_usage"
 PLAIN_TYPE: Final = "type.googleapis.com/envoy.data.ai.v3.TokenUsage"
 
-MAX_TOKENS: Final = 2**31
-"""A count above this is no count."""
+MAX_TOKENS: Final = 2**24
+"""A count above this is no count: a body of JSON has at most 3 MiB and no token is shorter than a byte."""
 
 VIA_UPSTREAM: Final = b"via_upstream"
 DOWNSTREAM_LEFT: Final = b"downstream_"
@@ -69,20 +69,22 @@ def _concerns_us(common: accesslog_pb2.AccessLogCommon) -> bool:
 def _receipt(entry: Entry) -> Receipt:
     outcome = _outcome(entry)
     return Receipt(
-        reservation_id=_reservation_id(entry),
+        reservation_id=_said(entry, RESERVATION),
         request_id=entry.request.request_id.decode("ascii", "replace"),
         outcome=outcome,
         status=entry.response.response_code.value,
         usage=_usage(entry) if outcome in (Outcome.ANSWERED, Outcome.ABANDONED) else None,
+        upstream=_said(entry, UPSTREAM),
     )
 
 
-def _reservation_id(entry: Entry) -> str:
+def _said(entry: Entry, name: str) -> str:
+    """What our answer gave Envoy to keep under this name."""
     metadata = entry.common_properties.metadata.filter_metadata
     if AUTHZ_NAMESPACE not in metadata:  # reading a missing key of a protobuf map would add it
         return ""
     fields = metadata[AUTHZ_NAMESPACE].fields
-    return fields[RESERVATION].string_value if RESERVATION in fields else ""
+    return fields[name].string_value if name in fields else ""
 
 
 def _outcome(entry: Entry) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any, Final, assert_never
 import msgspec
 
 from authz.envoy.wire import base_pb2, check_pb2
-from authz.model import Allow, Decision, Deny
+from authz.model import Allow, Decision, Deny, Reply
 
 RPC_OK: Final = 0
 RPC_PERMISSION_DENIED: Final = 7
@@ -19,6 +19,7 @@ CLIENT_CREDENTIALS: Final = ("api-key", "cookie", "proxy-authorization", "x-api-
 """Where else a client might have put a key of ours or of its own: none of it goes upstream."""
 
 RESERVATION: Final = "reservation"
+UPSTREAM: Final = "upstream"
 REASON: Final = "reason"
 """Keys of the metadata that comes back with the access log."""
 
@@ -30,6 +31,8 @@ def encode(decision: Decision) -> bytes:
             return _allow(decision).SerializeToString()
         case Deny():
             return _deny(decision).SerializeToString()
+        case Reply():
+            return _reply(decision).SerializeToString()
         case _:
             assert_never(decision)
 
@@ -45,7 +48,24 @@ def _allow(allow: Allow) -> check_pb2.CheckResponse:
         ),
     )
     answer.dynamic_metadata[RESERVATION] = allow.reservation_id
+    if allow.upstream:
+        answer.dynamic_metadata[UPSTREAM] = allow.upstream
     return answer
+
+
+def _reply(reply: Reply) -> check_pb2.CheckResponse:
+    """To Envoy a denial with status 200: the one way in which a Check answers in the upstream's place.
+
+    An allow would send the request on, with the upstream key; a denial is never forwarded, whatever its status.
+    """
+    return check_pb2.CheckResponse(
+        status=check_pb2.Status(code=RPC_PERMISSION_DENIED),
+        denied_response=check_pb2.DeniedHttpResponse(
+            status=check_pb2.HttpStatus(code=200),
+            headers=_overwriting([*reply.headers, ("content-type", "application/json")]),
+            body=reply.body.decode(),
+        ),
+    )
 
 
 def _deny(deny: Deny) -> check_pb2.CheckResponse:

@@ -15,7 +15,13 @@ from authz.errors import ConfigError
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 MAX_SOCKET_PATH_BYTES: Final = 107
 MAX_BODY_BYTES: Final = 3 * 1024 * 1024
-"""A Check has to fit into the 4 MiB that gRPC takes by default, with its headers."""
+"""Of JSON: what a parser reads while others wait."""
+
+MAX_UPLOAD_BYTES: Final = 60 * 1024 * 1024
+"""A Check has to fit into the 64 MiB that the sidecar takes, with its headers."""
+
+MIN_HEAP_BYTES: Final = 64 * 1024 * 1024
+UPLOAD_CHECK_TIMEOUT: Final = "5s"
 
 
 class Upstream(Struct, frozen=True):
@@ -45,8 +51,10 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
     admin_socket          path of the admin interface's Unix socket
     sidecar_sockets       one path for each authz process
     max_body_bytes        a larger body is a 413
+    max_upload_bytes      the same where a body is a file of audio: Groq's 25 MiB and the form around it
     xff_trusted_hops      load balancers of ours before this Envoy
     access_log            path; /dev/stdout is one
+    max_heap_bytes        beyond nine tenths of it new requests are a 503 until there is room again
     max_connections       from clients; the same bound holds towards the upstream
     check_timeout_ms      for a decision with its retries, below a second
     check_try_timeout_ms  for one try of it
@@ -60,6 +68,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
     sidecar_sockets: tuple[str, ...]
     upstream: Upstream = Upstream()
     max_body_bytes: int = 1024 * 1024
+    max_upload_bytes: int = 25 * 1024 * 1024 + 64 * 1024
+    max_heap_bytes: int = 2 * 1024 * 1024 * 1024
     xff_trusted_hops: int = 0
     access_log: str = "/dev/stdout"
     max_connections: int = 20_000
@@ -81,6 +91,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
         bounds = {
             "upstream.port": (self.upstream.port, 1, 65535),
             "max_body_bytes": (self.max_body_bytes, 1, MAX_BODY_BYTES),
+            "max_upload_bytes": (self.max_upload_bytes, 1, MAX_UPLOAD_BYTES),
+            "max_heap_bytes": (self.max_heap_bytes, MIN_HEAP_BYTES, 2**40),
             "xff_trusted_hops": (self.xff_trusted_hops, 0, 10),
             "max_connections": (self.max_connections, 1, 1_000_000),
             "check_timeout_ms": (self.check_timeout_ms, 1, 1000),
@@ -111,6 +123,9 @@ def render(options: EnvoyOptions) -> str:
         "access_log": options.access_log,
         "mutable_headers": f"^({mutable})$",
         "max_body_bytes": options.max_body_bytes,
+        "max_upload_bytes": options.max_upload_bytes,
+        "max_heap_bytes": options.max_heap_bytes,
+        "upload_check_timeout": UPLOAD_CHECK_TIMEOUT,
         "check_timeout": f"{options.check_timeout_ms / 1000:.3f}s",
         "check_try_timeout": f"{options.check_try_timeout_ms / 1000:.3f}s",
         "sidecars": [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in options.sidecar_sockets],

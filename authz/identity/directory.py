@@ -2,9 +2,10 @@
 
     organisation: {id: acme, name: Acme}
     roles:        {developer: {note: …}}
-    teams:        {chatbot: {note: …}}
+    teams:        {chatbot: {note: …, disabled: false}}
     users:        {ada: {teams: [chatbot], roles: [developer]}}
     keys:         {chatbot-prod: {team: chatbot, user: ada, roles: […], expires: 2027-03-31, digests: ["sha256:…"]}}
+    issuers:      see authz/identity/issuers.py
 
 The hierarchy has four levels by its types (key, user, team, organisation) and cannot grow deeper. A key acts in exactly one
 team. A key of a user acts for the user *in that team*: it has the user's roles, or those of them that it lists, and never the
@@ -13,12 +14,15 @@ user's other teams.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta
 from typing import Annotated, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from msgspec import Meta, Struct
 
+from authz.identity.issuers import IssuerRow, check_issuers
 from authz.model import Principal, Uid
 from authz.yamlfile import Source
 
@@ -29,6 +33,8 @@ _PUNCTUATION: Final = frozenset("._@+-")
 _DIGEST_PREFIX: Final = "sha256:"
 _DIGEST_CHARS: Final = 64
 _HEX: Final = frozenset("0123456789abcdef")
+_SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]+(?:/[A-Za-z0-9._-]+)+")
+_SPIFFE_CHARS: Final = 2048
 
 
 class OrganisationRow(Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,9 +42,14 @@ class OrganisationRow(Struct, frozen=True, forbid_unknown_fields=True):
     name: Text = ""
 
 
-class NotedRow(Struct, frozen=True, forbid_unknown_fields=True):
-    """A team or a role: nothing but its name and what people say of it."""
+class RoleRow(Struct, frozen=True, forbid_unknown_fields=True):
+    note: Text = ""
 
+
+class TeamRow(Struct, frozen=True, forbid_unknown_fields=True):
+    """disabled  nobody acts in it: none of its keys, and none of its users"""
+
+    disabled: bool = False
     note: Text = ""
 
 
@@ -52,6 +63,7 @@ class UserRow(Struct, frozen=True, forbid_unknown_fields=True):
 class KeyRow(Struct, frozen=True, forbid_unknown_fields=True):
     """expires  the last day on which the key works, in the organisation's time zone
     digests  SHA-256 of secrets that are declared by pull request, not issued by the command line
+    spiffe   identities of clients that come with a certificate: `spiffe://acme.example/ns/prod/sa/chatbot`
     """
 
     team: Name
@@ -60,15 +72,17 @@ class KeyRow(Struct, frozen=True, forbid_unknown_fields=True):
     expires: date | None = None
     disabled: bool = False
     digests: tuple[str, ...] = ()
+    spiffe: tuple[str, ...] = ()
     note: Text = ""
 
 
 class DirectoryFile(Struct, frozen=True, forbid_unknown_fields=True):
     organisation: OrganisationRow
-    roles: dict[Name, NotedRow] = {}
-    teams: dict[Name, NotedRow] = {}
+    roles: dict[Name, RoleRow] = {}
+    teams: dict[Name, TeamRow] = {}
     users: dict[Name, UserRow] = {}
     keys: dict[Name, KeyRow] = {}
+    issuers: dict[Name, IssuerRow] = {}
 
 
 class Member(NamedTuple):
@@ -85,6 +99,9 @@ class Directory(Struct, frozen=True):
     keys     by id of the Key entity
     users    by id of the User entity, then by the team in which the user acts
     digests  lower-case hex SHA-256 of a declared secret → id of its key
+    peers    SPIFFE id → id of the key that it stands for
+    issuers  by what their tokens have for `iss`
+    disabled_teams, disabled_users  by id
     """
 
     organisation: Uid
@@ -94,6 +111,10 @@ class Directory(Struct, frozen=True):
     keys: dict[str, Member]
     users: dict[str, dict[str, Member]]
     digests: dict[str, str]
+    peers: dict[str, str]
+    issuers: dict[str, IssuerRow] = {}
+    disabled_teams: frozenset[str] = frozenset()
+    disabled_users: frozenset[str] = frozenset()
 
     def principal(self, key_id: str, now_ns: int) -> Principal | None:
         """Who a key stands for; None where it is unknown, disabled or expired, which a caller cannot tell apart."""
@@ -103,15 +124,45 @@ class Directory(Struct, frozen=True):
         """The key that a declared secret stands for, by the lower-case hex SHA-256 of the secret."""
         return self.digests.get(digest)
 
+    def principal_of_peer(self, spiffe_id: str, now_ns: int) -> Principal | None:
+        """Who a client with this verified identity stands for."""
+        key = self.peers.get(spiffe_id)
+        return self.principal(key, now_ns) if key is not None else None
+
     def user(self, user_id: str, team_id: str, now_ns: int) -> Principal | None:
         """A user acting in one of their teams; None where there is no such user, not in that team, or disabled."""
         return _active(self.users.get(user_id, {}).get(team_id), now_ns)
+
+    def acting(self, user_id: str, issuer: IssuerRow, groups: tuple[str, ...]) -> dict[str, Principal]:
+        """A user whom an issuer vouches for, by each team in which they may act: by their groups, and by their own row."""
+        rows = self.users.get(user_id, {})
+        if user_id in self.disabled_users:
+            return {}
+        given = [issuer.groups[group] for group in groups]
+        own = next((member.principal.roles for member in rows.values()), ())
+        roles = tuple(dict.fromkeys((*own, *(Uid("Role", role) for row in given for role in row.roles))))
+        teams = dict.fromkeys((*rows, *(team for row in given for team in row.teams)))
+        uid = Uid("User", user_id)
+        return {
+            team: Principal(uid=uid, organisation=self.organisation, team=Uid("Team", team), user=uid, roles=roles)
+            for team in teams
+            if team not in self.disabled_teams
+        }
+
+    def guest(self, user_id: str, team_id: str, roles: tuple[str, ...]) -> Principal | None:
+        """A user whom an issuer vouched for, as it was recorded: as far as the directory still has what that says."""
+        team, uid = Uid("Team", team_id), Uid("User", user_id)
+        if not self.issuers or user_id in self.disabled_users or team not in self.teams or team_id in self.disabled_teams:
+            return None
+        kept = tuple(role for role in self.roles if role.id in roles)
+        return Principal(uid=uid, organisation=self.organisation, team=team, user=uid, roles=kept)
 
 
 def read_directory(source: Source, zone: ZoneInfo) -> Directory:
     """`zone` is the organisation's. Raises `ConfigError` at the first name, reference or digest that is not right."""
     rows = source.convert(DirectoryFile)
     _check_names(source, rows)
+    check_issuers(source, rows.issuers, frozenset(rows.teams), frozenset(rows.roles))
     organisation = Uid("Org", rows.organisation.id)
     users = {user: _user(source, rows, organisation, user) for user in rows.users}
     keys = {key: _key(source, rows, organisation, zone, key) for key in rows.keys}
@@ -123,6 +174,10 @@ def read_directory(source: Source, zone: ZoneInfo) -> Directory:
         keys=keys,
         users=users,
         digests=_digests(source, rows),
+        peers=_peers(source, rows),
+        issuers={row.issuer: row for row in rows.issuers.values()},
+        disabled_teams=frozenset(team for team, row in rows.teams.items() if row.disabled),
+        disabled_users=frozenset(user for user, row in rows.users.items() if row.disabled),
     )
 
 
@@ -141,7 +196,9 @@ def _user(source: Source, rows: DirectoryFile, organisation: Uid, user: str) -> 
     uid = Uid("User", user)
     return {
         team: Member(
-            Principal(uid=uid, organisation=organisation, team=Uid("Team", team), user=uid, roles=roles), row.disabled, 0
+            Principal(uid=uid, organisation=organisation, team=Uid("Team", team), user=uid, roles=roles),
+            row.disabled or rows.teams[team].disabled,
+            0,
         )
         for team in row.teams
     }
@@ -152,7 +209,7 @@ def _key(source: Source, rows: DirectoryFile, organisation: Uid, zone: ZoneInfo,
     if row.team not in rows.teams:
         raise source.fail((*at, "team"), f"unknown team `{row.team}`, expected one of `teams`")
     roles = _known_roles(source, rows, row.roles or (), (*at, "roles"))
-    disabled, user = row.disabled, None
+    disabled, user = row.disabled or rows.teams[row.team].disabled, None
     if row.user is not None:
         owner = rows.users.get(row.user)
         if owner is None:
@@ -192,15 +249,29 @@ def _digests(source: Source, rows: DirectoryFile) -> dict[str, str]:
     return found
 
 
+def _peers(source: Source, rows: DirectoryFile) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, row in rows.keys.items():
+        for index, text in enumerate(row.spiffe):
+            at = ("keys", key, "spiffe", index)
+            if _SPIFFE.fullmatch(text) is None or len(text) > _SPIFFE_CHARS:
+                raise source.fail(at, "expected an identity such as `spiffe://acme.example/ns/prod/sa/chatbot`")
+            if text in found:
+                raise source.fail(at, f"this identity stands for key `{found[text]}` already")
+            found[text] = key
+    return found
+
+
 def _check_names(source: Source, rows: DirectoryFile) -> None:
     problem = bad_name(rows.organisation.id)
     if problem:
         raise source.fail(("organisation", "id"), problem)
-    sections: tuple[tuple[str, dict[str, NotedRow] | dict[str, UserRow] | dict[str, KeyRow]], ...] = (
+    sections: tuple[tuple[str, Iterable[str]], ...] = (
         ("roles", rows.roles),
         ("teams", rows.teams),
         ("users", rows.users),
         ("keys", rows.keys),
+        ("issuers", rows.issuers),
     )
     for section, entries in sections:
         for name in entries:

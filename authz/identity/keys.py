@@ -1,4 +1,4 @@
-"""Virtual keys: how they look, how they are kept, how one is found.
+"""Virtual keys: how they look and how they are kept.
 
 A key is `authz_` and 40 characters of base 62: 34 random ones (202 bits) and 6 that are a check sum of all before it, so that a
 secret scanner can tell a leaked key from a look-alike. At rest there is only its SHA-256: with 202 random bits there is nothing
@@ -12,9 +12,15 @@ import zlib
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, structs
+
+from authz.audit import AuditStore
 
 PREFIX: Final = "authz_"
+PAGE: Final = 1_000
+"""Rows that a store reads or writes at a time: some 30 ms, for others wait behind it."""
+
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_CHARS: Final = 34
 _CHECK_CHARS: Final = 6
@@ -25,8 +31,12 @@ class IssuedKey(Struct, frozen=True):
 
     digest      lower-case hex SHA-256 of the secret
     key         id of the Key entity that it stands for, declared in the bundle's directory
-    expires_ns  0 for never; revoked_ns 0 for not revoked
-    sequence    grows with every change of any row, so that a reader can ask for what is new
+    expires_ns  the first instant at which it does not work, 0 for never; revoked_ns 0 for not revoked
+    sequence    grows with every change of any row, so that a reader can ask for what is new; 0 where it is not kept yet
+    created_by  who issued it, as Cedar writes it
+    roles       those of its key that it has; None for all of them
+    generation  1 for the first of a key's secrets, and one more with each rotation
+    replaces, replaced_by  digests of the neighbours in a rotation; a secret that is replaced works until it expires
     """
 
     digest: str
@@ -36,18 +46,51 @@ class IssuedKey(Struct, frozen=True):
     revoked_ns: int = 0
     sequence: int = 0
     note: str = ""
+    created_by: str = ""
+    roles: tuple[str, ...] | None = None
+    generation: int = 1
+    replaces: str = ""
+    replaced_by: str = ""
+
+    def in_force(self, now_ns: int) -> bool:
+        return not self.revoked_ns and not 0 < self.expires_ns <= now_ns
 
 
-class KeyStore(Protocol):
+class KeyStore(AuditStore, Protocol):
     """Where issued keys live. Every method raises `StoreUnavailable`."""
 
-    def put_key(self, row: IssuedKey) -> None: ...
+    def change(self, number: int, entry: bytes, rows: tuple[IssuedKey, ...] = ()) -> bool:
+        """Adds entry `number` to the audit chain, together with the rows that it tells of: all or nothing.
 
-    def revoke_key(self, digest: str, now_ns: int) -> bool: ...
-
-    def keys_since(self, sequence: int) -> tuple[IssuedKey, ...]:
-        """Every row changed after `sequence`, in its order."""
+        False, and nothing is done, where the chain has another entry of that number or does not end just before it, or where
+        one of the rows is not kept under its `sequence`: who asked has to look again. The same entry twice is one.
+        """
         ...
+
+    def keys_since(self, sequence: int, at_most: int = PAGE) -> tuple[IssuedKey, ...]:
+        """The first rows of those changed after `sequence`, in its order."""
+        ...
+
+    def note_uses(self, uses: dict[str, int]) -> None:
+        """When secrets were used last: nanoseconds by digest. An earlier time than is known changes nothing."""
+        ...
+
+    def key_uses(self) -> dict[str, int]:
+        """When each secret was used last, as far as it was ever noted."""
+        ...
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(IssuedKey).decode
+
+
+def encode_row(row: IssuedKey) -> bytes:
+    """As every store keeps it; the sequence is the store's own."""
+    return _encode(structs.replace(row, sequence=0))
+
+
+def decode_row(body: bytes, sequence: int) -> IssuedKey:
+    return structs.replace(_decode(body), sequence=sequence)
 
 
 def digest(secret: str) -> str:

@@ -6,21 +6,67 @@ chat template adds for a message, so the body's bytes and a fixed overhead of th
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
+from authz.errors import Refused
+from authz.inference.pricebook import ModelSpec
 from authz.model import Ask, Estimate, Meter, Price, Usage
+from authz.reasons import Reason
 
 _BYTES_PER_TOKEN: Final = 3
 """Cautious for prose (about four); only what a rate limit is expected to see, never a bound."""
 
 _PER: Final = 1_000_000
+_HOUR_S: Final = 3600
+
+
+class Metered(StrEnum):
+    """What of a request is metered, and with it how it is estimated and what it settles on."""
+
+    TOKENS = "tokens"  # bounded by bytes and ceilings; settles on the usage that the upstream reports
+    AUDIO_SECONDS = "audio_seconds"  # the upload says it, and it settles on that
+    CHARACTERS = "characters"  # the text says it, and it settles on that
+    NOTHING = "nothing"  # answered here: no reservation, no upstream
+
+
+METERED: Final[dict[str, Metered]] = {
+    "chat": Metered.TOKENS,
+    "respond": Metered.TOKENS,
+    "embed": Metered.TOKENS,
+    "transcribe": Metered.AUDIO_SECONDS,
+    "translate": Metered.AUDIO_SECONDS,
+    "speak": Metered.CHARACTERS,
+    "list_models": Metered.NOTHING,
+}
+"""By action. One that is not here has no estimator and no settlement: it is denied."""
+
+
+ANYTHING: Final = Estimate(at_most=dict.fromkeys(Meter, 1), expected=dict.fromkeys(Meter, 1))
+"""Of a request that nobody has made yet: it meets every quota."""
+
+
+def of(ask: Ask, model: ModelSpec) -> tuple[Estimate, Price | None]:
+    """What it costs at most, and at which price by token it will settle: None where the request itself says what it costs.
+
+    Raises `Refused` where the model has no price for this use.
+    """
+    metered = METERED.get(ask.action)
+    if ask.action in model.actions:
+        if metered is Metered.TOKENS and model.price is not None:
+            return _by_token(ask, model, model.price), model.price
+        if metered is Metered.AUDIO_SECONDS and model.audio_hour is not None:
+            return _known(*_audio(ask.audio_seconds, model.audio_hour, model.minimum_audio_seconds)), None
+        if metered is Metered.CHARACTERS and model.million_characters is not None:
+            return _known(-(-ask.characters * model.million_characters // _PER)), None
+    raise Refused(Reason.MODEL_NOT_PRICED, f"The model `{model.id}` has no price for this use.", param="model")
 
 
 def bound(
     ask: Ask, price: Price, *, context_tokens: int, max_output_tokens: int, overhead_tokens: int, expected_output_tokens: int
 ) -> Estimate:
     """The estimate of a request by tokens; all arguments after the price are the model's, in tokens."""
-    input_most = min(ask.input_bytes + overhead_tokens, context_tokens)
+    input_most = min(ask.input_bytes + overhead_tokens * ask.inputs, context_tokens * ask.inputs)
     output_most = min(ask.max_output_tokens or max_output_tokens, max_output_tokens)
     at_most = amounts(Usage(input_tokens=input_most, output_tokens=output_most), price)
     likely = Usage(
@@ -28,6 +74,44 @@ def bound(
         output_tokens=min(expected_output_tokens, output_most),
     )
     return Estimate(at_most=at_most, expected=amounts(likely, price))
+
+
+def _by_token(ask: Ask, model: ModelSpec, price: Price) -> Estimate:
+    answers = ask.action != "embed"  # an embedding is not an answer in tokens
+    return bound(
+        ask,
+        price,
+        context_tokens=model.context_tokens,
+        max_output_tokens=model.max_output_tokens if answers else 0,
+        overhead_tokens=model.prompt_overhead_tokens,
+        expected_output_tokens=model.expected_output_tokens if answers else 0,
+    )
+
+
+def _audio(seconds: int, hour_nanousd: int, minimum_s: int) -> tuple[int, int]:
+    """What is billed: nano-dollars, and seconds with the upstream's minimum."""
+    billed_s = max(seconds, minimum_s)
+    return -(-billed_s * hour_nanousd // _HOUR_S), billed_s
+
+
+def _known(spend_nanousd: int, audio_seconds: int = 0) -> Estimate:
+    """Of a request that says itself what it costs: bound, expectation and settlement are one."""
+    found = {
+        Meter.REQUESTS: 1,
+        Meter.AUDIO_SECONDS: audio_seconds,
+        Meter.SPEND: spend_nanousd,
+        Meter.IN_FLIGHT: 1,
+    }
+    return Estimate(at_most=found, expected=found)
+
+
+def expecting(found: Estimate, price: Price, input_tokens: int, output_tokens: int) -> Estimate:
+    """The same bound, with so many tokens expected below it."""
+    likely = Usage(
+        input_tokens=min(input_tokens, found.at_most[Meter.INPUT_TOKENS]),
+        output_tokens=min(output_tokens, found.at_most[Meter.OUTPUT_TOKENS]),
+    )
+    return Estimate(at_most=found.at_most, expected=amounts(likely, price))
 
 
 def amounts(usage: Usage, price: Price) -> dict[Meter, int]:

@@ -62,6 +62,7 @@ class ModelRow(Struct, frozen=True, forbid_unknown_fields=True):
     max_output_tokens: Tokens = 0
     prompt_overhead_tokens: Tokens = 0
     expected_output_tokens: Tokens = 0
+    minimum_audio_seconds: Annotated[int, Meta(ge=0, le=3600)] = 0
     note: Text = ""
 
 
@@ -89,6 +90,7 @@ class ModelSpec(Struct, frozen=True):
     max_output_tokens       the upstream's own ceiling on an answer; 0 where there is no answer in tokens
     prompt_overhead_tokens  what the upstream's chat template adds to a prompt at most, beside what the body holds
     expected_output_tokens  the prior for an answer's length, until calibration knows better
+    minimum_audio_seconds   a shorter upload is billed as this long
     """
 
     id: str
@@ -101,6 +103,7 @@ class ModelSpec(Struct, frozen=True):
     max_output_tokens: int
     prompt_overhead_tokens: int
     expected_output_tokens: int
+    minimum_audio_seconds: int = 0
 
 
 class Decommissioned(Struct, frozen=True):
@@ -178,6 +181,7 @@ def _model(source: Source, rows: PriceBookFile, name: str) -> ModelSpec:
         max_output_tokens=row.max_output_tokens,
         prompt_overhead_tokens=row.prompt_overhead_tokens,
         expected_output_tokens=row.expected_output_tokens,
+        minimum_audio_seconds=row.minimum_audio_seconds,
     )
 
 

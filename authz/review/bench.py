@@ -11,7 +11,9 @@ from msgspec.structs import replace
 from opentelemetry.metrics import NoOpMeterProvider
 
 from authz.bundle import Bundle
+from authz.identity.authentication import Authenticator
 from authz.identity.credentials import KeyRing
+from authz.identity.upstream import UpstreamKey
 from authz.inference import estimate
 from authz.inference.pricebook import ModelSpec
 from authz.model import Asked, Decision, Estimate, Meter, Principal, QuotaState, Record, Secret, Uid, Usage
@@ -34,14 +36,13 @@ class Bench:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.upstream_key = Secret("-")  # a review gives no key to anybody; without one nothing would be allowed
         self.records: list[Record] = []
         self.store = open_store("sqlite:///:memory:")
         self._told = _Told(self.store)
         self._numbers = count()
         self.pdp = Pdp(
             self,
-            KeyRing(self.store),
+            Authenticator(KeyRing(self.store)),
             self._told,
             clock=lambda: 0,
             new_id=lambda: f"r{next(self._numbers)}",
@@ -49,6 +50,10 @@ class Bench:
             metrics=Metrics(NoOpMeterProvider(), lambda: ("", False)),
             ttl_ns=_TTL_NS,
         )
+
+    def upstream_key(self, team: str, now_ns: int) -> UpstreamKey | None:
+        """A review gives no key to anybody; without one nothing would be allowed."""
+        return UpstreamKey("-", Secret("-"))
 
     def decide(self, asked: Asked, *, spend: Percents | None = None, window: Percents | None = None) -> Decision:
         """What the sidecar would answer. `spend` and `window` take the place of what the ledger knows, where they are given."""

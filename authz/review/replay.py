@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from authz.bundle import Bundle
+from authz.identity.authentication import narrowed
 from authz.inference import estimate
 from authz.inference.pricebook import ModelSpec
 from authz.model import (
@@ -180,7 +181,8 @@ class Replay:
         uid = parse_uid(record.principal)
         directory = self._bundle.directory
         if uid.type == "User":
-            return directory.user(uid.id, record.team or "", now_ns)
+            team, roles = record.team or "", record.roles if record.roles is not UNSET else ()
+            return directory.user(uid.id, team, now_ns) or directory.guest(uid.id, team, roles)
         return directory.principal(uid.id, now_ns)
 
     def _price(self, model: str) -> Price | None:
@@ -227,6 +229,7 @@ def asked_of(bundle: Bundle, record: DecisionRecord, principal: Principal, now_n
         source_ip=record.source_ip,
         request_id=record.request_id,
         estimate=priced(bundle, model, at_most, expected),
+        narrowed=narrowed(principal, record.roles) if record.roles is not UNSET and principal.uid.type == "Key" else None,
     )
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from authz.bundle import Bundle, Case
 from authz.bundle.cases import CasePercents
 from authz.errors import ConfigError
-from authz.model import Allow, Ask, Asked, Principal, Uid, Usage
+from authz.model import Ask, Asked, Deny, Principal, Uid, Usage
 from authz.policy import AdminContext, Percents, Verdict
 from authz.quota.definitions import parse_uid
 from authz.reasons import Reason
@@ -103,7 +103,7 @@ def _infer(bundle: Bundle, case: Case) -> _Seen:
         decision = bench.decide(asked, spend=_percents(case.spend), window=_percents(case.window))
     record = decision.record
     shadow = record.shadow_policies if isinstance(record.shadow_policies, tuple) else ()
-    if isinstance(decision, Allow):
+    if not isinstance(decision, Deny):
         return _Seen("allow", None, record.policies, shadow, None, "")
     return _Seen("deny", decision.reason, record.policies, shadow, record.quota, decision.message)
 

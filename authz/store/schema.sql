@@ -117,15 +117,24 @@ CREATE TABLE usage (
   PRIMARY KEY (day, organisation, team, user, key, model)
 ) STRICT, WITHOUT ROWID;
 
+-- body: authz.identity.keys.IssuedKey, packed. The sequence of a row grows with every change of any.
 CREATE TABLE issued_keys (
-  digest     TEXT PRIMARY KEY,
-  key        TEXT NOT NULL,
-  created_ns INTEGER NOT NULL,
-  expires_ns INTEGER NOT NULL,
-  revoked_ns INTEGER NOT NULL,
-  sequence   INTEGER NOT NULL UNIQUE,
-  note       TEXT NOT NULL
+  digest   TEXT PRIMARY KEY,
+  sequence INTEGER NOT NULL UNIQUE,
+  body     BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Beside the rows and not in them: what is used all the time is not read again for it.
+CREATE TABLE key_uses (
+  digest  TEXT PRIMARY KEY,
+  used_ns INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Append-only, and kept for ever. body: authz.audit.Entry as JSON, which carries the hash of the body before it.
+CREATE TABLE audit (
+  number INTEGER PRIMARY KEY,
+  body   BLOB NOT NULL
+) STRICT;
 
 -- Counters of `authz.limiting`, outside the ledger: no journal knows them. `name` is a digest; `tally` is as in `counters`. A fixed
 -- window is one bucket in a row that ends as a whole.

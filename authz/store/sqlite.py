@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from authz.identity.keys import IssuedKey
+from authz.identity.keys import PAGE, IssuedKey
 from authz.model import QuotaState
 from authz.quota.calibration import Lesson
 from authz.quota.ledger import Actual, Change, Charge, Delivery, Event, Full, Held, Hold, Raise, Reservation, UsageRow
-from authz.store import accounts, alerts, budgets, housekeeping, lessons, transactions
+from authz.store import accounts, alerts, budgets, housekeeping, issuing, lessons, transactions
 from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
 from authz.store.housekeeping import Balances
 
@@ -136,41 +136,22 @@ class SqliteStore:
     def learned_since(self, sequence: int, at_most: int) -> tuple[Lesson, ...]:
         return self._reports.read(lambda connection: lessons.learned_since(connection, sequence, at_most))
 
-    # Issued keys
+    # Issued keys and the audit chain
 
-    def put_key(self, row: IssuedKey) -> None:
-        def put(connection: Connection) -> None:
-            known = connection.execute("SELECT key, revoked_ns FROM issued_keys WHERE digest = ?", (row.digest,)).fetchone()
-            if known is not None and known[0] != row.key:
-                raise ValueError(f"found a digest of key `{known[0]}`, expected a new one for key `{row.key}`")
-            revoked_ns = (known[1] if known is not None else 0) or row.revoked_ns  # what is revoked stays revoked
-            connection.execute(
-                "INSERT OR REPLACE INTO issued_keys (digest, key, created_ns, expires_ns, revoked_ns, sequence, note)"
-                " VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(sequence), 0) + 1 FROM issued_keys), ?)",
-                (row.digest, row.key, row.created_ns, row.expires_ns, revoked_ns, row.note),
-            )
+    def change(self, number: int, entry: bytes, rows: tuple[IssuedKey, ...] = ()) -> bool:
+        return self._decisions.write(lambda connection: issuing.change(connection, number, entry, rows))
 
-        self._decisions.write(put)
+    def keys_since(self, sequence: int, at_most: int = PAGE) -> tuple[IssuedKey, ...]:
+        return self._reports.read(lambda connection: issuing.keys_since(connection, sequence, at_most))
 
-    def revoke_key(self, digest: str, now_ns: int) -> bool:
-        """False where there is no such row, or it was revoked before."""
-        return self._decisions.write(
-            lambda connection: (
-                connection.execute(
-                    "UPDATE issued_keys SET revoked_ns = ?, sequence = (SELECT max(sequence) + 1 FROM issued_keys)"
-                    " WHERE digest = ? AND revoked_ns = 0",
-                    (max(now_ns, 1), digest),
-                ).rowcount
-                == 1
-            )
-        )
+    def note_uses(self, uses: dict[str, int]) -> None:
+        self._decisions.write(lambda connection: issuing.note_uses(connection, uses))
 
-    def keys_since(self, sequence: int) -> tuple[IssuedKey, ...]:
-        rows = self._reports.read(
-            lambda connection: connection.execute(
-                "SELECT digest, key, created_ns, expires_ns, revoked_ns, sequence, note FROM issued_keys"
-                " WHERE sequence > ? ORDER BY sequence",
-                (sequence,),
-            ).fetchall()
-        )
-        return tuple(IssuedKey(*row) for row in rows)
+    def key_uses(self) -> dict[str, int]:
+        return self._reports.read(issuing.key_uses)
+
+    def audit_since(self, number: int, at_most: int) -> tuple[bytes, ...]:
+        return self._reports.read(lambda connection: issuing.audit_since(connection, number, at_most))
+
+    def audit_last(self) -> bytes:
+        return self._reports.read(issuing.audit_last)

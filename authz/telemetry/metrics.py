@@ -35,6 +35,12 @@ class Metrics:
         self._replaced_keys = meter.create_counter(
             "authz.keys.replaced.uses", description="Requests with a secret that another has replaced and that still works."
         )
+        self._refused_upstreams = meter.create_counter(
+            "authz.upstream.keys.refused", description="Upstream keys that Groq has refused, by their names in the settings."
+        )
+        self._invalid_credentials = meter.create_counter(
+            "authz.credentials.excess", description="Invalid credentials beyond what one source may try in a minute."
+        )
         self._bundle = bundle
         meter.create_observable_gauge(
             "authz.bundle.info", [self._info], description="1 for the bundle in force, named by its digest."
@@ -50,6 +56,12 @@ class Metrics:
 
     def used_replaced_key(self) -> None:
         self._replaced_keys.add(1)
+
+    def refused_upstream(self, name: str) -> None:
+        self._refused_upstreams.add(1, {"upstream": name})
+
+    def too_many_invalid(self) -> None:
+        self._invalid_credentials.add(1)
 
     def reloaded(self, outcome: str) -> None:
         """outcome  `swapped` or `refused`"""

@@ -31,6 +31,7 @@ from authz.policy import PolicyEngine
 from authz.review import gate
 from authz.settings import read_settings
 from tests.bundle.folders import REFERENCE, edit
+from tests.issued import put
 
 SECRET = mint(random.Random(7).choice)
 BODY = b'{"model": "llama-3.1-8b-instant", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}'
@@ -73,7 +74,7 @@ def run(reloads: int, folder: Path, load: Callable[[Path], Bundle] = load_bundle
     config = lay_out(folder)
     names = {load_bundle(folder / "releases" / name).digest: name for name in ("one", "two")}
     with Engine(read_settings(config), environ={"GROQ_API_KEY": "-"}, load=load) as engine:
-        engine.store.put_key(IssuedKey(digest(SECRET), "chatbot-prod", 1))
+        put(engine.store, IssuedKey(digest(SECRET), "chatbot-prod", 1))
         engine.tick()
         asker = _Asker(engine, names)
         asker.start()

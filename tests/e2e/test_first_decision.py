@@ -13,6 +13,7 @@ from unittest import mock
 import groq
 import httpx
 import pytest
+from msgspec import structs
 
 from authz import Allow, Authorizer, Deny, Usage, chat_request, read_settings
 from authz.store import open_store
@@ -20,6 +21,7 @@ from demo.answers import Behaviour
 from demo.answers import Usage as UpstreamUsage
 from demo.stack import STAND_IN_KEY
 from tests.e2e.conftest import CHAT, MESSAGES, SMALL, Client, add_quotas
+from tests.issued import put
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
@@ -283,8 +285,7 @@ def test_8_the_library_decides_and_records_the_same(make_client: Callable[..., C
     with mock.patch.dict(os.environ, {"GROQ_API_KEY": STAND_IN_KEY}):
         issued = open_store(read_settings(client.stack.config).store)
         fresh = open_store(read_settings(lone).store)
-        for row in issued.keys_since(0):
-            fresh.put_key(row)
+        put(fresh, *(structs.replace(row, sequence=0) for row in issued.keys_since(0)))
         issued.close()
         fresh.close()
         (upstream,) = client.stack.groq.received()

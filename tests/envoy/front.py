@@ -17,6 +17,7 @@ from demo.standin import StandIn
 from tests.envoy.sidecar import CLIENT_KEY, UPSTREAM_KEY, Sidecar
 
 MAX_BODY_BYTES: Final = 16 * 1024
+MAX_UPLOAD_BYTES: Final = 25 * 1024 * 1024 + 64 * 1024
 CHAT: Final = "/openai/v1/chat/completions"
 BODY: Final[dict[str, Any]] = {"model": "openai/gpt-oss-20b", "messages": [{"role": "user", "content": "hello"}]}
 STREAM: Final[dict[str, Any]] = {**BODY, "stream": True}
@@ -45,7 +46,8 @@ class Front:
 
 
 @contextmanager
-def front(folder: Path, *, more_sockets: tuple[str, ...] = ()) -> Iterator[Front]:
+def front(folder: Path, *, more_sockets: tuple[str, ...] = (), **changes: Any) -> Iterator[Front]:
+    """changes  options of Envoy's"""
     with ExitStack() as stack:
         groq = stack.enter_context(StandIn(UPSTREAM_KEY))
         sidecar = stack.enter_context(Sidecar(folder / "s.sock"))
@@ -56,6 +58,7 @@ def front(folder: Path, *, more_sockets: tuple[str, ...] = ()) -> Iterator[Front
             upstream=Upstream("127.0.0.1", groq.port, tls=False),
             max_body_bytes=MAX_BODY_BYTES,
             access_log=str(folder / "access.log"),
+            **changes,
         )
         envoy = stack.enter_context(Envoy(folder, render(options), options.admin_socket))
         headers = {"authorization": f"Bearer {CLIENT_KEY}"}

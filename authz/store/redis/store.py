@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from authz.errors import ConfigError
-from authz.identity.keys import IssuedKey
+from authz.identity.keys import PAGE, IssuedKey
 from authz.model import QuotaState
 from authz.quota.calibration import MAX_SAMPLES, Lesson
 from authz.quota.ledger import Actual, Change, Charge, Delivery, Event, Full, Held, Hold, Raise, Reservation, UsageRow
@@ -15,6 +15,7 @@ from authz.store.housekeeping import Balances
 from authz.store.redis import ledger, reports, rows
 from authz.store.redis.alerts import Alerts
 from authz.store.redis.connection import Server
+from authz.store.redis.issuing import IssuedKeys
 from authz.store.redis.uri import Options
 
 VERSION: Final = 1
@@ -29,6 +30,7 @@ class RedisStore:
     def __init__(self, options: Options, *, time: Literal["server", "caller"] = "server") -> None:
         self._server = Server(options)
         self._alerts = Alerts(self._server)
+        self._issued = IssuedKeys(self._server)
         self._callers_time = time == "caller"
         self._prune_from = "0"
         version = self._server.run("open", VERSION)
@@ -124,27 +126,25 @@ class RedisStore:
         found = self._server.run("learned_since", sequence, at_most)
         return tuple(_lesson(found[at], found[at + 1]) for at in range(0, len(found), 2))
 
-    # Issued keys
+    # Issued keys and the audit chain
 
-    def put_key(self, row: IssuedKey) -> None:
-        owner = self._server.run(
-            "put_key", row.digest, row.key, row.created_ns, row.expires_ns, row.revoked_ns, row.note
-        ).decode()
-        if owner != row.key:
-            raise ValueError(f"found a digest of key `{owner}`, expected a new one for key `{row.key}`")
+    def change(self, number: int, entry: bytes, rows: tuple[IssuedKey, ...] = ()) -> bool:
+        return self._issued.change(number, entry, rows)
 
-    def revoke_key(self, digest: str, now_ns: int) -> bool:
-        """False where there is no such row, or it was revoked before."""
-        return bool(self._server.run("revoke_key", digest, max(now_ns, 1)))
+    def keys_since(self, sequence: int, at_most: int = PAGE) -> tuple[IssuedKey, ...]:
+        return self._issued.keys_since(sequence, at_most)
 
-    def keys_since(self, sequence: int) -> tuple[IssuedKey, ...]:
-        found = self._server.run("keys_since", sequence)
-        return tuple(_issued_key(*found[at : at + 3]) for at in range(0, len(found), 3))
+    def note_uses(self, uses: dict[str, int]) -> None:
+        self._issued.note_uses(uses)
 
+    def key_uses(self) -> dict[str, int]:
+        return self._issued.key_uses()
 
-def _issued_key(digest: bytes, packed: bytes, sequence: bytes) -> IssuedKey:
-    key, created_ns, expires_ns, revoked_ns, note = rows.decode_strings(packed)
-    return IssuedKey(digest.decode(), key, int(created_ns), int(expires_ns), int(revoked_ns), int(sequence), note)
+    def audit_since(self, number: int, at_most: int) -> tuple[bytes, ...]:
+        return self._issued.audit_since(number, at_most)
+
+    def audit_last(self) -> bytes:
+        return self._issued.audit_last()
 
 
 def _lesson(name: bytes, packed: bytes) -> Lesson:

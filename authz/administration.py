@@ -1,0 +1,68 @@
+"""Who may administer: the bundle's own policies decide what the command line does, as they decide on requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from authz.bundle import Bundle
+from authz.errors import AuthzError
+from authz.model import Principal, Uid
+from authz.policy import AdminContext
+
+PUBLISH = "policy.publish"
+
+
+class NotPermitted(AuthzError):
+    """The bundle's policies do not let this user do that; `str()` says who and what."""
+
+
+class Administrator:
+    """A user of the directory, in all of their teams.
+
+    They may do what a policy permits them in one of their teams, unless one forbids it them in any. Raises `NotPermitted` for a
+    user whom the directory does not have, or has disabled.
+    """
+
+    def __init__(self, bundle: Bundle, user: str, now_ns: int) -> None:
+        self._bundle, self._now_ns = bundle, now_ns
+        directory = bundle.directory
+        found = (directory.user(user, team, now_ns) for team in directory.users.get(user, {}))
+        self._principals = tuple(principal for principal in found if principal is not None)
+        if not self._principals:
+            raise NotPermitted(f"no user `{user}` in force in the directory, expected one of `users`")
+        self.uid = self._principals[0].uid
+        self.roles = self._principals[0].roles
+
+    def may(self, action: str, resource: Uid) -> bool:
+        context = AdminContext(source_ip="", now_ns=self._now_ns)
+        verdicts = [self._bundle.policy.decide(each, action, (resource,), context) for each in self._principals]
+        refused = any(verdict.forbidden or verdict.errors for verdict in verdicts)
+        return not refused and any(verdict.allowed for verdict in verdicts)
+
+    def sees(self, key: str, team: str = "") -> bool:
+        """Whether they may read what a key, or a user who came with a token, has used. One that the directory does not have is
+        seen by who may see the team, or without one the organisation."""
+        directory = self._bundle.directory
+        if key in directory.keys:
+            return self.may("usage.read", Uid("Key", key))
+        known = Uid("Team", team) in directory.teams
+        return self.may("usage.read", Uid("Team", team) if known else directory.organisation)
+
+    def require(self, action: str, resource: Uid) -> None:
+        """Raises `NotPermitted`."""
+        if not self.may(action, resource):
+            raise NotPermitted(f"{self.uid} may not `{action}` on {resource}")
+
+    def require_no_more(self, key: Principal, roles: Iterable[str] | None) -> None:
+        """A secret never has more than whoever issues it: no role that they do not have, and nobody else's name.
+
+        Who may publish a bundle could give themselves any role, so nothing is more than what they have. Raises `NotPermitted`.
+        """
+        if self.may(PUBLISH, key.organisation):
+            return
+        own = {role.id for role in self.roles}
+        more = sorted({role.id for role in key.roles} & set(roles if roles is not None else (r.id for r in key.roles)) - own)
+        if more:
+            raise NotPermitted(f"{self.uid} does not have role `{more[0]}`, expected --role with those to leave to the secret")
+        if key.user is not None and key.user != self.uid:
+            raise NotPermitted(f"{key.uid} acts for {key.user}, expected a key of a team or of {self.uid}")
