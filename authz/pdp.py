@@ -13,13 +13,11 @@ from datetime import datetime
 from typing import Final, Protocol, assert_never
 from zoneinfo import ZoneInfo
 
-from msgspec import Struct
-
 from authz.answers import Answer, limit_headers, quota_refusal, refusal
 from authz.bundle import Bundle
 from authz.clock import Clock
 from authz.errors import Refused, StoreUnavailable
-from authz.identity.authentication import Authenticator, told_roles
+from authz.identity.authentication import Authenticator
 from authz.identity.upstream import UpstreamKey
 from authz.inference import catalogue, endpoints, estimate
 from authz.inference.estimate import Metered
@@ -29,7 +27,6 @@ from authz.model import (
     Ask,
     Asked,
     Decision,
-    DecisionRecord,
     Deny,
     Estimate,
     Meter,
@@ -45,8 +42,9 @@ from authz.policy import Context, Percents, Verdict
 from authz.quota.calibration import Expectation
 from authz.quota.ledger import Charge, Full, Held, Hold, Terms
 from authz.reasons import Reason
+from authz.recording import Trace, printable, recorded
 from authz.telemetry.metrics import Metrics
-from authz.telemetry.records import moment, timestamp
+from authz.telemetry.records import moment
 
 DEGRADED_HEADER: Final = "x-authz-degraded"
 """Says of an answer that it was given without the store, and which declaration let it: `allow` or `share`."""
@@ -72,25 +70,6 @@ class Reserver(Protocol):
     def reserve(self, hold: Hold, now_ns: int) -> Held | Full: ...
 
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]: ...
-
-
-class Trace(Struct):
-    """What is known of a request so far: filled phase by phase, read once for the record. Lives for one decision."""
-
-    decision_id: str
-    started_ns: int
-    request: Request
-    bundle: Bundle
-    upstream_key: UpstreamKey | None = None
-    narrowed: Principal | None = None
-    key_expires_ns: int = 0
-    principal: Principal | None = None
-    ask: Ask | None = None
-    model: ModelSpec | None = None
-    verdict: Verdict | None = None
-    estimate: Estimate | None = None
-    states: tuple[QuotaState, ...] = ()
-    refused_by: str | None = None
 
 
 class Pdp:
@@ -203,7 +182,7 @@ class Pdp:
         match outcome:
             case Held():
                 assert trace.upstream_key is not None  # INVARIANT: phase 5 refuses without one
-                record = self._recorded(trace, "allow", 200, reservation_id=outcome.reservation_id)
+                record = recorded(trace, self._clock(), "allow", 200, reservation_id=outcome.reservation_id)
                 headers = limit_headers(outcome.states, held=True)
                 if outcome.degraded is not None:
                     headers = (*headers, (DEGRADED_HEADER, outcome.degraded.value))
@@ -258,7 +237,7 @@ class Pdp:
             if not may_use(model):
                 raise _policy_refusal(Verdict(False), principal, ask, model)
             body = catalogue.one(model)
-        return Reply(body, (), self._recorded(trace, "allow", 200))
+        return Reply(body, (), recorded(trace, self._clock(), "allow", 200))
 
     def _expected(self, principal: Principal, ask: Ask, model: ModelSpec, found: Estimate, price: Price | None) -> Estimate:
         """The bound is the price book's; what is expected below it is what the key has used, once that is known."""
@@ -297,54 +276,8 @@ class Pdp:
             )
 
     def _deny(self, trace: Trace, answer: Answer) -> Deny:
-        record = self._recorded(trace, "deny", answer.status, reason=answer.reason, message=answer.message)
+        record = recorded(trace, self._clock(), "deny", answer.status, reason=answer.reason, message=answer.message)
         return Deny(answer.reason, answer.status, answer.type, answer.message, answer.param, answer.headers, record)
-
-    def _recorded(
-        self,
-        trace: Trace,
-        effect: str,
-        status: int,
-        *,
-        reservation_id: str = "",
-        reason: Reason | None = None,
-        message: str = "",
-    ) -> DecisionRecord:
-        principal, ask, verdict, request = trace.principal, trace.ask, trace.verdict, trace.request
-        return DecisionRecord(
-            decision_id=trace.decision_id,
-            time=timestamp(trace.started_ns),
-            duration_us=(self._clock() - trace.started_ns) // 1000,
-            reservation_id=reservation_id,
-            request_id=request.request_id,
-            bundle=trace.bundle.digest,
-            effect=effect,
-            status=status,
-            reason=reason,
-            message=message,
-            principal=str(principal.uid) if principal else None,
-            team=principal.team.id if principal else None,
-            organisation=principal.organisation.id if principal else None,
-            user=principal.user.id if principal and principal.user else None,
-            roles=told_roles(principal, trace.narrowed),
-            # A client's own text is kept only where the table of endpoints vouches for it.
-            method=request.method if ask else "",
-            path=request.path if ask else "",
-            action=ask.action if ask else None,
-            models=tuple(_shown(name) for name in ask.models) if ask else (),
-            model=trace.model.id if trace.model else None,
-            endpoint=ask.endpoint if ask else "",
-            stream=ask.stream if ask else False,
-            service_tier=ask.service_tier if ask else "",
-            tools=ask.tools if ask else False,
-            source_ip=request.source_ip,
-            policies=verdict.policies if verdict else (),
-            policy_errors=verdict.errors if verdict else (),
-            shadow_policies=verdict.shadow if verdict else (),
-            quotas=trace.states,
-            quota=trace.refused_by,
-            estimate=trace.estimate,
-        )
 
 
 def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
@@ -358,7 +291,7 @@ def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
             instead = f" Use `{found.replacement}` instead." if found.replacement else ""
             raise Refused(Reason.MODEL_DECOMMISSIONED, f"The model `{name}` has been decommissioned.{instead}", param="model")
         case None:
-            raise Refused(Reason.MODEL_NOT_FOUND, f"The model `{_shown(name)}` does not exist.", param="model")
+            raise Refused(Reason.MODEL_NOT_FOUND, f"The model `{printable(name)}` does not exist.", param="model")
         case _:
             assert_never(found)
 
@@ -407,10 +340,6 @@ def _policy_refusal(verdict: Verdict, principal: Principal, ask: Ask, model: Mod
         f"The model `{model.id}` is not available to {principal.uid} for `{ask.action}`.",
         param="model",
     )
-
-
-def _shown(name: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in name[:80])
 
 
 def _day(now_ns: int, zone: ZoneInfo) -> str:

@@ -19,6 +19,7 @@ FLOORS: list[set[str]] = [
     {"model", "reasons", "errors", "settings", "clock", "yamlfile", "audit"},
     {"identity", "inference", "policy", "quota", "telemetry"},
     {"bundle", "answers"},
+    {"recording"},
     {"pdp", "settlement", "store", "fallback", "alerts", "administration", "published"},
     {"review"},
     {"compose", "limiting"},
