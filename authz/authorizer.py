@@ -224,8 +224,12 @@ class AsyncAuthorizer:
     def close(self) -> None:
         """The same where no loop runs any more."""
         if not self._sync.forked:
-            self._threads.shutdown()
+            self.stop()
             self._sync.close()
+
+    def stop(self) -> None:
+        """Waits for what is under way and ends its threads; the `Authorizer` stays open for others."""
+        self._threads.shutdown()
 
     async def __aenter__(self) -> Self:
         return self
@@ -245,13 +249,13 @@ class AsyncAuthorizer:
         return self._threads.submit(work, *args, **kwargs)
 
     def _give_back(self, decided: Future[tuple[Decision, ...]]) -> None:
-        """What was decided for a caller who has gone."""
+        """What was decided for a caller who has gone, in the thread that decided it."""
         if decided.cancelled() or decided.exception() is not None:
             return
         for decision in decided.result():
             if isinstance(decision, Allow):
-                with suppress(RuntimeError, NotOpen):  # it is closing: the reservation ends at its deadline
-                    self._threads.submit(self._sync.void, decision.reservation_id)
+                with suppress(NotOpen):  # it was closed meanwhile: the reservation ends at its deadline
+                    self._sync.void(decision.reservation_id)
 
 
 def granted(decision: Decision) -> Allow:

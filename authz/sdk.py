@@ -118,38 +118,59 @@ class AsyncAuthorizedTransport(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.SyncByteStream):
-    """An answer's body, read along; settled when it is closed: at its end, at an error, and when a client goes."""
+    """An answer's body, read along; settled at its end, at an error, and when a client goes, whichever comes first.
+
+    Not every SDK closes a stream that broke, so its end is noticed here too.
+    """
 
     def __init__(self, inner: httpx.SyncByteStream, reading: pep.Reading, authorizer: Authorizer) -> None:
         self._inner, self._reading, self._authorizer = inner, reading, authorizer
+        self._told = False
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece in self._inner:
-            self._reading.feed(piece)
-            yield piece
-        self._reading.end()
+        try:
+            for piece in self._inner:
+                self._reading.feed(piece)
+                yield piece
+            self._reading.end()
+        finally:
+            self._tell()
 
     def close(self) -> None:
         try:
             self._inner.close()
         finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
             self._authorizer.report(self._reading.receipt())
 
 
 class _AsyncStream(httpx.AsyncByteStream):
     def __init__(self, inner: httpx.AsyncByteStream, reading: pep.Reading, authorizer: AsyncAuthorizer) -> None:
         self._inner, self._reading, self._authorizer = inner, reading, authorizer
+        self._told = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._inner:
-            self._reading.feed(piece)
-            yield piece
-        self._reading.end()
+        try:
+            async for piece in self._inner:
+                self._reading.feed(piece)
+                yield piece
+            self._reading.end()
+        finally:
+            await self._tell()
 
     async def aclose(self) -> None:
         try:
             await self._inner.aclose()
         finally:
+            await self._tell()
+
+    async def _tell(self) -> None:
+        if not self._told:
+            self._told = True
             await self._authorizer.report(self._reading.receipt())
 
 

@@ -43,11 +43,14 @@ class _Tokens(Struct, frozen=True):
 
 
 class _Answer(Struct, frozen=True):
-    """A plain answer, or one event of a stream. What stands under `x_groq` and `response` is read like one, for its `usage`."""
+    """A plain answer, or one event of a stream. What stands under `x_groq` and `response` is read like one, for its `usage`.
 
-    usage: Raw | None = None
-    x_groq: Raw | None = None
-    response: Raw | None = None
+    A `Raw` that is not there is empty: beside `None` msgspec would take nothing else.
+    """
+
+    usage: Raw = Raw()
+    x_groq: Raw = Raw()
+    response: Raw = Raw()
 
 
 _TOKENS: Final = msgspec.json.Decoder(_Tokens)
@@ -68,10 +71,10 @@ def from_usage(said: str | bytes | Raw) -> Usage | None:
 def from_body(body: bytes) -> Usage | None:
     """The count of a plain answer. `x_groq` holds none there: its `usage` counts something else."""
     answer = _decode(body)
-    if answer is None or answer.usage is None:
+    if answer is None:
         return None
     tokens = _tokens(answer.usage)
-    if tokens is not None and tokens.completion_tokens is None and tokens.prompt_tokens == tokens.total_tokens:
+    if tokens is not None and tokens.completion_tokens is None and tokens.prompt_tokens == tokens.total_tokens is not None:
         return plausible(tokens.prompt_tokens, 0, None)  # embeddings: the input is all there is, and the total says so
     return from_usage(answer.usage)
 
@@ -142,7 +145,7 @@ class StreamReader:
             return
         found = {"x_groq": _within(answer.x_groq), "usage": answer.usage, "response": _within(answer.response)}
         for source, raw in found.items():
-            if raw is not None and (usage := from_usage(raw)) is not None:
+            if (usage := from_usage(raw)) is not None:
                 self._said[source] = usage
 
 
@@ -153,9 +156,9 @@ def _tokens(said: str | bytes | Raw) -> _Tokens | None:
         return None
 
 
-def _within(nested: Raw | None) -> Raw | None:
-    answer = _decode(nested) if nested is not None else None
-    return answer.usage if answer is not None else None
+def _within(nested: Raw) -> Raw:
+    answer = _decode(nested)
+    return answer.usage if answer is not None else Raw()
 
 
 def _decode(data: bytes | Raw) -> _Answer | None:
