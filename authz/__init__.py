@@ -10,21 +10,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from authz.authorizer import Authorizer, chat_request
-    from authz.errors import AuthzError, ConfigError, StoreUnavailable
-    from authz.model import Allow, Decision, DecisionRecord, Deny, Request, Usage
+    from authz.asgi import AuthorizedApp
+    from authz.authorizer import AsyncAuthorizer, Authorizer, chat_request
+    from authz.calls import Call
+    from authz.errors import AuthzError, ConfigError, Denied, NotOpen, StoreUnavailable
+    from authz.model import Allow, Decision, DecisionRecord, Deny, Outcome, Receipt, Request, Usage
     from authz.reasons import Reason
+    from authz.sdk import AsyncAuthorizedTransport, AuthorizedTransport
     from authz.settings import Settings, read_settings
 
 __all__ = [
     "Allow",
+    "AsyncAuthorizedTransport",
+    "AsyncAuthorizer",
+    "AuthorizedApp",
+    "AuthorizedTransport",
     "Authorizer",
     "AuthzError",
+    "Call",
     "ConfigError",
     "Decision",
     "DecisionRecord",
+    "Denied",
     "Deny",
+    "NotOpen",
+    "Outcome",
     "Reason",
+    "Receipt",
     "Request",
     "Settings",
     "StoreUnavailable",
@@ -34,20 +46,29 @@ __all__ = [
 ]
 
 _HOME: Final = {
+    "AuthorizedApp": "asgi",
+    "AsyncAuthorizer": "authorizer",
     "Authorizer": "authorizer",
     "chat_request": "authorizer",
+    "Call": "calls",
     "AuthzError": "errors",
     "ConfigError": "errors",
+    "Denied": "errors",
+    "NotOpen": "errors",
     "StoreUnavailable": "errors",
     "Allow": "model",
     "Decision": "model",
     "DecisionRecord": "model",
     "Deny": "model",
+    "Outcome": "model",
+    "Receipt": "model",
     "Request": "model",
     "Usage": "model",
     "Reason": "reasons",
     "Settings": "settings",
     "read_settings": "settings",
+    "AsyncAuthorizedTransport": "sdk",
+    "AuthorizedTransport": "sdk",
 }
 
 

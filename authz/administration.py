@@ -10,6 +10,7 @@ from authz.model import Principal, Uid
 from authz.policy import AdminContext
 
 PUBLISH = "policy.publish"
+READ = "usage.read"
 
 
 class NotPermitted(AuthzError):
@@ -40,13 +41,8 @@ class Administrator:
         return not refused and any(verdict.allowed for verdict in verdicts)
 
     def sees(self, key: str, team: str = "") -> bool:
-        """Whether they may read what a key, or a user who came with a token, has used. One that the directory does not have is
-        seen by who may see the team, or without one the organisation."""
-        directory = self._bundle.directory
-        if key in directory.keys:
-            return self.may("usage.read", Uid("Key", key))
-        known = Uid("Team", team) in directory.teams
-        return self.may("usage.read", Uid("Team", team) if known else directory.organisation)
+        """Whether they may read what a key, or a user who came with a token, has used."""
+        return self.may(READ, of_whom(self._bundle, key, team))
 
     def require(self, action: str, resource: Uid) -> None:
         """Raises `NotPermitted`."""
@@ -66,3 +62,12 @@ class Administrator:
             raise NotPermitted(f"{self.uid} does not have role `{more[0]}`, expected --role with those to leave to the secret")
         if key.user is not None and key.user != self.uid:
             raise NotPermitted(f"{key.uid} acts for {key.user}, expected a key of a team or of {self.uid}")
+
+
+def of_whom(bundle: Bundle, key: str, team: str) -> Uid:
+    """On what one has to be permitted `usage.read` to read what a key, or a user who came with a token, has used. One that the
+    directory does not have is seen by who may see the team, or without one the organisation."""
+    if key in bundle.directory.keys:
+        return Uid("Key", key)
+    named = Uid("Team", team)
+    return named if named in bundle.directory.teams else bundle.directory.organisation

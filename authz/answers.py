@@ -6,18 +6,22 @@ import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from authz.errors import Refused
-from authz.model import NANOS_PER_USD, Meter, QuotaState
+from authz.model import NANOS_PER_USD, Deny, Meter, QuotaState
 from authz.quota.ledger import Full
 from authz.reasons import SPEC, Reason
 
 _REQUEST_TOO_LARGE: Final = 413
 _SHORT: Final = {"minute": "PM", "hour": "PH", "day": "PD"}
 _TOKEN_METERS: Final = frozenset({Meter.TOKENS, Meter.INPUT_TOKENS, Meter.OUTPUT_TOKENS})
+
+CLIENT_CREDENTIALS: Final = ("api-key", "cookie", "proxy-authorization", "x-api-key")
+"""Where else than in `authorization` a client might have put a key of ours or of its own: none of it goes upstream."""
 
 
 class Answer(Struct, frozen=True):
@@ -57,6 +61,14 @@ def quota_refusal(full: Full, model: str, now_ns: int) -> Answer:
         return Answer(Reason.TOO_MANY_IN_FLIGHT, 429, kind, message, headers=(*headers, wait))
     message = f"Rate limit reached {numbers}. Please try again in {duration(full.retry_after_s)}."
     return Answer(Reason.RATE_LIMIT_EXCEEDED, 429, kind, message, headers=(*headers, wait))
+
+
+def body(deny: Deny) -> bytes:
+    """A refusal's body, in Groq's error format."""
+    error: dict[str, Any] = {"message": deny.message, "type": deny.type, "code": deny.reason.value}
+    if deny.param is not None:
+        error["param"] = deny.param
+    return msgspec.json.encode({"error": error})
 
 
 def limit_headers(states: Iterable[QuotaState], *, held: bool) -> tuple[tuple[str, str], ...]:

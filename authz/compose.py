@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
+from opentelemetry.metrics import get_meter_provider
+
 from authz.alerts import Deliverer, Format, Webhook, WebhookError
 from authz.bundle import Bundle, BundleSource
 from authz.bundle.watch import Watcher
@@ -38,6 +40,7 @@ from authz.store import Store, open_store
 from authz.telemetry.exporters import meter_provider
 from authz.telemetry.metrics import Metrics
 from authz.telemetry.records import RecordWriter
+from authz.telemetry.watch import Watched
 
 TICK_S: Final = 0.5
 """How often issued keys are read again and the sweeper runs: half of the second within which a revocation is promised."""
@@ -59,7 +62,8 @@ class Engine:
 
     Raises `ConfigError` or `StoreUnavailable` on opening: a process starts only on a good bundle and a store that answers.
 
-    load  reads a bundle's folder; by default through the gate, which proves it in a child process first
+    load     reads a bundle's folder; by default through the gate, which proves it in a child process first
+    sidecar  serves its metrics where the settings say. A library does not: it counts with the meters of the program it is in
     """
 
     def __init__(
@@ -69,9 +73,11 @@ class Engine:
         environ: Mapping[str, str],
         clock: Clock | None = None,
         load: Callable[[Path], Bundle] = gate.admit,
+        sidecar: bool = False,
     ) -> None:
         clock = clock or system_clock()
         self._clock = clock
+        self.upstream = settings.upstream
         self._ticks = 0
         self._keep_ns = settings.retention_days * 86_400 * 1_000_000_000
         self._late: deque[Receipt] = deque(maxlen=_LATE)
@@ -79,7 +85,8 @@ class Engine:
         folder = Path(settings.bundle)
         with ExitStack() as stack:
             self.source = BundleSource(folder, load, clock=clock, reloaded=lambda outcome: metrics.reloaded(outcome))
-            metrics = Metrics(meter_provider(settings.metrics.listen, stack), self._bundle_state)
+            meters = meter_provider(settings.metrics.listen, stack) if sidecar else get_meter_provider()
+            metrics = Metrics(meters, self._bundle_state)
             self._upstreams = Upstreams(_upstreams(settings.upstream), environ, refused=metrics.refused_upstream)
             self._watcher = Watcher(self.source, folder, poll_s=settings.reload.poll_s) if settings.reload.watch else None
             self.store: Store = open_store(settings.store)
@@ -95,10 +102,12 @@ class Engine:
             self._ring = KeyRing(self.store)
             self._ring.refresh()
             self._published = Published(self.store, clock=clock, login=_login())
-            record = _record_sink(settings.records.file, stack)
+            self.watched = Watched(_record_sink(settings.records.file, stack))
+            record = self.watched.record
+            self.authenticator = Authenticator(self._ring, TokenReader(self._key_sets), excess=metrics.too_many_invalid)
             self.pdp = Pdp(
                 self,
-                Authenticator(self._ring, TokenReader(self._key_sets), excess=metrics.too_many_invalid),
+                self.authenticator,
                 self.fallback,
                 clock=clock,
                 new_id=lambda: secrets.token_hex(16),
@@ -126,6 +135,10 @@ class Engine:
     def upstream_key(self, team: str, now_ns: int) -> UpstreamKey | None:
         """The one that a team's next request goes with."""
         return self._upstreams.find(team, now_ns)
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
 
     def _bundle_state(self) -> tuple[str, bool]:
         status = self.source.status
@@ -259,6 +272,6 @@ def _upstreams(upstream: Upstream) -> tuple[UpstreamSource, ...]:
     return tuple(UpstreamSource(key.name, key.key_env, key.key_file, key.teams) for key in upstream.keys)
 
 
-def open_engine(settings: Settings) -> Engine:
+def open_engine(settings: Settings, *, sidecar: bool = False) -> Engine:
     """The engine of this process, with its environment."""
-    return Engine(settings, environ=os.environ)
+    return Engine(settings, environ=os.environ, sidecar=sidecar)

@@ -3,12 +3,19 @@
 AuthzError
 ├── ConfigError        a file of the operator's is wrong: names the file, the place and what was expected
 ├── Refused            this request cannot be allowed: carries the `Reason` and what the caller is told
+├── Denied             what `Authorizer.reserve` raises for a denial: carries the `Deny`
+├── NotOpen            an `Authorizer` was closed, or opened before a fork: the program has to open another
 └── StoreUnavailable   the ledger did not answer in time or refused: nothing is known to be charged
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from authz.reasons import Reason
+
+if TYPE_CHECKING:
+    from authz.model import Deny
 
 
 class AuthzError(Exception):
@@ -40,6 +47,18 @@ class Refused(AuthzError):
     def __init__(self, reason: Reason, message: str, *, param: str | None = None) -> None:
         self.reason, self.message, self.param = reason, message, param
         super().__init__(f"{reason.value}: {message}")
+
+
+class Denied(AuthzError):
+    """The request was denied; `deny` says why, and what to answer."""
+
+    def __init__(self, deny: Deny) -> None:
+        self.deny = deny
+        super().__init__(f"{deny.reason.value}: {deny.message}")
+
+
+class NotOpen(AuthzError):
+    """There is nothing open to decide with; `str()` says why."""
 
 
 class StoreUnavailable(AuthzError):

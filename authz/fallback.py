@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec import Struct, structs
@@ -93,6 +93,25 @@ class Fallback:
                 self._doubts.append(hold.id)  # it may have been written although nobody said so
                 raise
             return self._admit(hold, declared, now_ns)
+
+    def reserve_many(self, holds: Sequence[Hold], now_ns: int) -> tuple[Held | Full | StoreUnavailable, ...]:
+        """Each as by `reserve`, in order. Where the store is silent each goes by what its own quotas declare, and one that may
+        not pass is answered with the error, which touches no other."""
+        declared = [declaration(hold.charges) for hold in holds]
+        paused = now_ns < self._ask_again_ns
+        asked = [at for at, each in enumerate(declared) if each is OnStoreError.DENY or not paused]
+        found: dict[int, Held | Full | StoreUnavailable] = {}
+        try:
+            if asked:
+                found.update(zip(asked, self._store.reserve_many([holds[at] for at in asked], now_ns), strict=True))
+        except StoreUnavailable as error:
+            self._ask_again_ns = now_ns + _PAUSE_NS
+            denied = [at for at in asked if declared[at] is OnStoreError.DENY]
+            self._doubts.extend(holds[at].id for at in denied)
+            found.update(dict.fromkeys(denied, error))
+        return tuple(
+            found[at] if at in found else self._admit_or_say(hold, declared[at], now_ns) for at, hold in enumerate(holds)
+        )
 
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
         return self._store.look(charges, now_ns)
@@ -166,6 +185,12 @@ class Fallback:
             self._backlog.setdefault(outcome.reservation_id, Admitted(hold, now_ns))
         self._on_admitted(declared)
         return structs.replace(outcome, degraded=declared)
+
+    def _admit_or_say(self, hold: Hold, declared: OnStoreError, now_ns: int) -> Held | Full | StoreUnavailable:
+        try:
+            return self._admit(hold, declared, now_ns)
+        except StoreUnavailable as error:
+            return error
 
     def _own(self, charge: Charge) -> Charge:
         """What a charge comes to in this process alone."""

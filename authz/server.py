@@ -1,4 +1,4 @@
-"""The sidecar process: one Unix socket with Check, the access log, health and reflection; and how it drains."""
+"""The sidecar process: one Unix socket with Check, the access log, our own services, health, reflection; and how it drains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from authz.api import status
+from authz.api import decisions, status
 from authz.compose import Engine
 from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.answer import encode
@@ -64,7 +64,7 @@ class Sidecar:
         server.add_generic_rpc_handlers((self._handlers(),))
         healthy = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-        names = (AUTHORIZATION, ACCESS_LOG, status.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (AUTHORIZATION, ACCESS_LOG, decisions.SERVICE, status.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
 
         with _umask(0o177):
@@ -100,6 +100,7 @@ class Sidecar:
                 ACCESS_LOG, {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(self._access_log)}
             ),
             status.handler(lambda: self._engine.source.status),
+            decisions.Decisions(self._engine, self._draining).handler(),
         )
 
     async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:

@@ -20,11 +20,12 @@ FLOORS: list[set[str]] = [
     {"identity", "inference", "policy", "quota", "telemetry"},
     {"bundle", "answers"},
     {"recording"},
-    {"pdp", "settlement", "store", "fallback", "alerts", "administration", "published"},
+    {"pdp", "settlement", "store", "fallback", "alerts", "administration", "published", "calls", "pep"},
     {"review"},
     {"compose", "limiting"},
     {"envoy", "api"},
     {"authorizer", "server"},
+    {"sdk", "asgi"},
     {"cli"},
     {"__main__"},
 ]
@@ -107,7 +108,7 @@ def test_every_reason_has_a_status_and_a_docstring() -> None:
 
 
 def test_import_authz_is_light() -> None:
-    code = "import authz, sys; print([n for n in ('grpc', 'opentelemetry', 'redis', 'cedarpy') if n in sys.modules])"
+    code = "import authz, sys; print([n for n in ('grpc', 'opentelemetry', 'redis', 'cedarpy', 'httpx') if n in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 

@@ -68,32 +68,26 @@ def explain(folder: Path | None, config: Path | None, as_json: bool, **request: 
 def _asked(bundle: Bundle, request: dict[str, object]) -> Asked:
     if request["record"] is not None:
         return _recorded(bundle, request)
-    from authz.model import Ask, Asked, Uid, Usage
-    from authz.quota.definitions import parse_uid
-    from authz.review.bench import priced
-    from authz.review.suite import principal_of
+    from authz.review.explain import Described, asked_of
 
     if not request["principal"] or not request["model"]:
         raise click.UsageError("expected `--principal` and `--model`, or `--record` and `--id`")
-    now_ns = _moment_ns(request["at"])
-    text, model = str(request["principal"]), str(request["model"])
-    tokens = Usage(_int(request["input_tokens"]), _int(request["max_output_tokens"]))
+    described = Described(
+        principal=str(request["principal"]),
+        model=str(request["model"]),
+        team=str(request["team"] or ""),
+        action=str(request["action"]),
+        input_tokens=_int(request["input_tokens"]),
+        max_output_tokens=_int(request["max_output_tokens"]),
+        stream=bool(request["stream"]),
+        tools=bool(request["tools"]),
+        service_tier=str(request["service_tier"]),
+        source_ip=str(request["source_ip"]),
+    )
     try:
-        uid = parse_uid(text) if "::" in text else Uid("Key", text)
-        principal = principal_of(bundle, uid, str(request["team"] or ""), now_ns)
+        return asked_of(bundle, described, _moment_ns(request["at"]))
     except ValueError as error:
         raise click.UsageError(f"--principal: {error}") from None
-    ask = Ask(
-        endpoint="chat.completions",
-        action=str(request["action"]),
-        models=(model,),
-        stream=bool(request["stream"]),
-        input_bytes=tokens.input_tokens,
-        max_output_tokens=tokens.output_tokens,
-        service_tier=str(request["service_tier"]),
-        tools=bool(request["tools"]),
-    )
-    return Asked(principal, ask, now_ns, str(request["source_ip"]), estimate=priced(bundle, model, tokens, tokens))
 
 
 def _recorded(bundle: Bundle, request: dict[str, object]) -> Asked:

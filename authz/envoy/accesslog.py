@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
 from google.protobuf.message import DecodeError
-from msgspec import Struct
 
 from authz.envoy.answer import RESERVATION, UPSTREAM
 from authz.envoy.wire import accesslog_pb2
 from authz.errors import Refused
+from authz.inference.reported import from_usage, plausible
 from authz.model import Outcome, Receipt, Usage
 from authz.reasons import Reason
 
@@ -29,9 +28,6 @@ STREAM_NAMESPACE: Final = "groq.usage"
 STREAM_KEYS: Final = ("x_groq", "usage", "response")
 PLAIN_NAMESPACE: Final = "envoy.ai.token_usage"
 PLAIN_TYPE: Final = "type.googleapis.com/envoy.data.ai.v3.TokenUsage"
-
-MAX_TOKENS: Final = 2**24
-"""A count above this is no count: a body of JSON has at most 3 MiB and no token is shorter than a byte."""
 
 VIA_UPSTREAM: Final = b"via_upstream"
 DOWNSTREAM_LEFT: Final = b"downstream_"
@@ -124,42 +120,12 @@ def _usages(entry: Entry) -> Iterator[Usage]:
     if STREAM_NAMESPACE in metadata.filter_metadata:
         said = metadata.filter_metadata[STREAM_NAMESPACE].fields
         for key in STREAM_KEYS:
-            if key in said and (usage := _from_json(said[key].string_value)) is not None:
+            if key in said and (usage := from_usage(said[key].string_value)) is not None:
                 yield usage
     if PLAIN_NAMESPACE in metadata.typed_filter_metadata:
         packed = metadata.typed_filter_metadata[PLAIN_NAMESPACE]
         if packed.type_url == PLAIN_TYPE and (usage := _from_typed(packed.value)) is not None:
             yield usage
-
-
-class _Details(Struct, frozen=True):
-    cached_tokens: int | None = None
-
-
-class _Tokens(Struct, frozen=True):
-    """Groq's usage object: the first two and their details from chat completions, the others from the Responses API."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
-
-
-_TOKENS: Final = msgspec.json.Decoder(_Tokens)
-
-
-def _from_json(said: str) -> Usage | None:
-    """An object in the stream, which Envoy passes on as JSON text."""
-    try:
-        tokens = _TOKENS.decode(said)
-    except msgspec.DecodeError:
-        return None
-    details = tokens.prompt_tokens_details or tokens.input_tokens_details or _Details()
-    if tokens.prompt_tokens is not None or tokens.completion_tokens is not None:
-        return _plausible(tokens.prompt_tokens, tokens.completion_tokens, details.cached_tokens)
-    return _plausible(tokens.input_tokens, tokens.output_tokens, details.cached_tokens)
 
 
 def _from_typed(raw: bytes) -> Usage | None:
@@ -174,14 +140,4 @@ def _from_typed(raw: bytes) -> Usage | None:
     output_tokens = said.output_tokens.value if said.HasField("output_tokens") else None
     if output_tokens is None and said.provider_total_tokens.value == input_tokens:
         output_tokens = 0  # embeddings: the input is all there is, and the total says so
-    return _plausible(input_tokens, output_tokens, said.input_token_details.cached_tokens.value)
-
-
-def _plausible(input_tokens: int | None, output_tokens: int | None, cached_tokens: int | None) -> Usage | None:
-    """None unless both counts are there, within bounds and not both zero. Cached tokens are part of the input, else none."""
-    if input_tokens is None or output_tokens is None:
-        return None
-    if not (0 <= input_tokens <= MAX_TOKENS and 0 <= output_tokens <= MAX_TOKENS) or input_tokens + output_tokens == 0:
-        return None
-    cached = cached_tokens or 0
-    return Usage(input_tokens, output_tokens, cached if 0 <= cached <= input_tokens else 0)
+    return plausible(input_tokens, output_tokens, said.input_token_details.cached_tokens.value)

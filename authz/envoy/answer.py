@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
-import msgspec
-
+from authz.answers import CLIENT_CREDENTIALS, body
 from authz.envoy.wire import base_pb2, check_pb2
 from authz.model import Allow, Decision, Deny, Reply
 
@@ -15,9 +14,6 @@ RPC_PERMISSION_DENIED: Final = 7
 """google.rpc.Code. Any but OK denies; the client sees `denied_response` and not this."""
 
 UPSTREAM_CREDENTIAL: Final = "authorization"
-CLIENT_CREDENTIALS: Final = ("api-key", "cookie", "proxy-authorization", "x-api-key")
-"""Where else a client might have put a key of ours or of its own: none of it goes upstream."""
-
 RESERVATION: Final = "reservation"
 UPSTREAM: Final = "upstream"
 REASON: Final = "reason"
@@ -69,15 +65,12 @@ def _reply(reply: Reply) -> check_pb2.CheckResponse:
 
 
 def _deny(deny: Deny) -> check_pb2.CheckResponse:
-    error: dict[str, Any] = {"message": deny.message, "type": deny.type, "code": deny.reason.value}
-    if deny.param is not None:
-        error["param"] = deny.param
     answer = check_pb2.CheckResponse(
         status=check_pb2.Status(code=RPC_PERMISSION_DENIED),
         denied_response=check_pb2.DeniedHttpResponse(
             status=check_pb2.HttpStatus(code=deny.status),
             headers=_overwriting([*deny.headers, ("content-type", "application/json")]),
-            body=msgspec.json.encode({"error": error}).decode(),
+            body=body(deny).decode(),
         ),
     )
     answer.dynamic_metadata[REASON] = deny.reason.value

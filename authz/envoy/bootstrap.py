@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from authz.envoy.answer import CLIENT_CREDENTIALS, UPSTREAM_CREDENTIAL
+from authz.answers import CLIENT_CREDENTIALS
+from authz.envoy.answer import UPSTREAM_CREDENTIAL
 from authz.errors import ConfigError
 
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"

@@ -17,6 +17,7 @@ effect. A charge is corrected in the bucket in which it was reserved, whatever t
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -269,6 +270,10 @@ class Ledger(Protocol):
     def reserve(self, hold: Hold, now_ns: int) -> Held | Full:
         """All charges or none. An id that is pending with the same charges and terms is answered again; any other use of an id
         that exists is a `ValueError`."""
+        ...
+
+    def reserve_many(self, holds: Sequence[Hold], now_ns: int) -> tuple[Held | Full, ...]:
+        """Each as by `reserve`, in order, all in one: what arrived together shares its cost."""
         ...
 
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:

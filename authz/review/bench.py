@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from types import TracebackType
 from typing import Final, Self
@@ -107,6 +107,9 @@ class _Told:
 
     def reserve(self, hold: Hold, now_ns: int) -> Held | Full:
         return self._store.reserve(hold, now_ns)
+
+    def reserve_many(self, holds: Sequence[Hold], now_ns: int) -> tuple[Held | Full, ...]:
+        return self._store.reserve_many(holds, now_ns)
 
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
         states = self._store.look(charges, now_ns)

@@ -10,11 +10,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from authz.bundle import Bundle
-from authz.model import Asked, DecisionRecord, Meter, QuotaState, Uid, Usage
+from authz.model import Ask, Asked, DecisionRecord, Meter, QuotaState, Uid, Usage
 from authz.policy import Policy
+from authz.quota.definitions import parse_uid
 from authz.quota.ledger import Ledger
 from authz.reasons import Reason
 from authz.review.bench import Bench, priced, tokens_of
+from authz.review.suite import principal_of
 
 _HOUR_NS: Final = 3600 * 10**9
 _HOURS_AHEAD: Final = 8 * 24
@@ -27,6 +29,43 @@ _OF_A_MODEL: Final = frozenset(
         Reason.MODEL_NOT_PRICED,
     }
 )
+
+
+class Described(Struct, frozen=True):
+    """A request in words. principal  `Key::"x"`, `User::"x"`, or the name of a key · team  that a user acts in"""
+
+    principal: str
+    model: str
+    team: str = ""
+    action: str = "chat"
+    input_tokens: int = 100
+    max_output_tokens: int = 100
+    stream: bool = False
+    tools: bool = False
+    service_tier: str = "on_demand"
+    source_ip: str = ""
+
+
+def asked_of(bundle: Bundle, described: Described, now_ns: int) -> Asked:
+    """Raises `ValueError` where there is nobody of that name in force."""
+    tokens = Usage(described.input_tokens, described.max_output_tokens)
+    principal = principal_of(bundle, named(described.principal), described.team, now_ns)
+    ask = Ask(
+        endpoint="chat.completions",
+        action=described.action,
+        models=(described.model,),
+        stream=described.stream,
+        input_bytes=tokens.input_tokens,
+        max_output_tokens=tokens.output_tokens,
+        service_tier=described.service_tier,
+        tools=described.tools,
+    )
+    return Asked(principal, ask, now_ns, described.source_ip, estimate=priced(bundle, described.model, tokens, tokens))
+
+
+def named(principal: str) -> Uid:
+    """As `Described` names it. Raises `ValueError`."""
+    return parse_uid(principal) if "::" in principal else Uid("Key", principal)
 
 
 class PolicyShown(Struct, frozen=True):

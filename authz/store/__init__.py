@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, Protocol
 
 from authz.identity.keys import KeyStore
-from authz.quota.ledger import Full, Held, Hold, Ledger
+from authz.quota.ledger import Ledger
 from authz.store.housekeeping import Balances
 from authz.store.sqlite import SqliteStore
 from authz.store.sqlite import open_store as _open_sqlite
@@ -19,10 +18,6 @@ _EXPECTED: Final = "expected `sqlite:///…`, `redis://…`, `rediss://…`, `un
 
 class Store(Ledger, KeyStore, Protocol):
     """What every store is: the ledger, the issued keys, and its own books laid open."""
-
-    def reserve_many(self, holds: Sequence[Hold], now_ns: int) -> tuple[Held | Full, ...]:
-        """Each as by `reserve`, in order, all in one: what arrived together shares its cost."""
-        ...
 
     def balances(self) -> Balances:
         """Posted and pending by counter and bucket, as the counters hold them."""

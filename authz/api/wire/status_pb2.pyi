@@ -37,7 +37,9 @@ class GetStatusResponse(_message.Message):
 
     BUNDLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def bundle(self) -> Global___BundleStatus: ...
+    def bundle(self) -> Global___BundleStatus:
+        """of the folder that the settings name"""
+
     def __init__(
         self,
         *,
@@ -60,11 +62,13 @@ class BundleStatus(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     REFUSED_NS_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
-    """The bundle in force, `sha256:…`, and since when, in nanoseconds since the Unix epoch."""
+    """of the bundle in force, `sha256:…`"""
     since_ns: _builtins.int
+    """since when, in nanoseconds since the Unix epoch"""
     refused: _builtins.str
-    """Why what the folder holds now is not in force, and when that was found; empty and 0 where it is."""
+    """why what the folder holds now is not in force; empty where it is"""
     refused_ns: _builtins.int
+    """when that was found, in nanoseconds since the Unix epoch; 0 where it is in force"""
     def __init__(
         self,
         *,
