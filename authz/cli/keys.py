@@ -137,6 +137,8 @@ def rotate(secret: str, config: Path, user: str | None, overlap: str, days: int 
         desk.administrator.require("key.rotate", Uid("Key", old.key))
         desk.administrator.require_no_more(principal, old.roles)
         expires_ns = desk.now_ns + days * _DAY_S * _NS if days else None
+        if expires_ns is not None and 0 < old.expires_ns - old.created_ns < expires_ns - desk.now_ns:
+            desk.administrator.require("key.create", principal.team)  # a longer life is more than what was there to rotate
         issued = desk.issuing.rotate(old.digest, desk.actor(why), overlap_ns=overlap_ns, expires_ns=expires_ns)
         ends = shown(desk.issuing.find(old.digest).expires_ns)
     click.echo(issued.secret.reveal())

@@ -198,8 +198,8 @@ def _listen_transport(tls: Tls | None) -> dict[str, Any]:
         ],
     }
     if tls.client_ca:
-        # What Envoy reports as the peer is then a URI of this trust domain and never a DNS name or a subject, which may have been
-        # filled with anything. (It turns everybody away who has no certificate, whatever `require_client_certificate` says.)
+        # What Envoy reports as the peer is then a URI of this trust domain and never a DNS name or a subject, in which anything
+        # may stand. (It turns everybody away who has no certificate, whatever `require_client_certificate` says.)
         context["validation_context"] = {
             "custom_validator_config": {
                 "name": "envoy.tls.cert_validator.spiffe",

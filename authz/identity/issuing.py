@@ -78,14 +78,19 @@ class Issuing:
         return tuple(sorted(self._rows.values(), key=lambda row: (row.created_ns, row.sequence)))
 
     def find(self, name: str) -> IssuedKey:
-        """The one whose digest begins with `name`, or the only one in force of the key of that name. Raises `Unfit`."""
+        """The only one in force of the key of that name, or where there is no such key the one whose digest begins so.
+
+        A key may be called `cafe`: its name is never taken for the start of somebody else's digest. Raises `Unfit`.
+        """
         rows, now_ns = self.rows(), self._clock()
-        by_digest = [row for row in rows if name and row.digest.startswith(name)]
-        by_key = [row for row in rows if row.key == name and row.in_force(now_ns)]
-        found = by_digest or by_key
+        of_key = [row for row in rows if row.key == name]
+        if of_key:
+            found = [row for row in of_key if row.in_force(now_ns)]
+        else:
+            found = [row for row in rows if name and row.digest.startswith(name)]
         if len(found) != 1:
             these = f": {', '.join(row.digest[:_SHOWN] for row in found)}" if found else ""
-            kind = "secrets whose digest begins with" if by_digest or not by_key else "secrets in force of key"
+            kind = "secrets in force of key" if of_key else "secrets whose digest begins with"
             raise Unfit(f"{len(found)} {kind} `{name}`, expected one{these}")
         return found[0]
 

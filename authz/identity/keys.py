@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from authz.audit import AuditStore
+from authz.errors import StoreUnavailable
 
 PREFIX: Final = "authz_"
 PAGE: Final = 1_000
@@ -90,7 +91,11 @@ def encode_row(row: IssuedKey) -> bytes:
 
 
 def decode_row(body: bytes, sequence: int) -> IssuedKey:
-    return structs.replace(_decode(body), sequence=sequence)
+    """Raises `StoreUnavailable` for what is no row: whoever reads on without it could miss a revocation."""
+    try:
+        return structs.replace(_decode(body), sequence=sequence)
+    except msgspec.MsgspecError as error:
+        raise StoreUnavailable(f"issued key {sequence} cannot be read: {error}") from None
 
 
 def digest(secret: str) -> str:

@@ -142,6 +142,18 @@ def test_a_secret_is_found_by_the_start_of_its_digest_or_as_the_only_one_of_its_
             desk.find(name)
 
 
+def test_a_keys_name_is_never_taken_for_the_start_of_another_ones_digest(store: Store) -> None:
+    desk = issuing(store, NOW_NS)
+    other = desk.issue("alpha", ACTOR)
+    name = other.row.digest[:4]
+    mine = desk.issue(name, ACTOR)
+    assert desk.find(name) == desk.find(mine.row.digest)
+    desk.revoke(mine.row.digest, ACTOR)
+    with pytest.raises(Unfit, match=f"0 secrets in force of key `{name}`"):
+        desk.find(name)
+    assert desk.find(other.row.digest[:5]).key == "alpha"
+
+
 def test_two_desks_at_once_leave_one_chain(place: Place) -> None:
     """Each meets the other's entry between its look and its change, and looks again."""
     store = place.open()
