@@ -49,8 +49,8 @@ class Live(Struct, frozen=True):
 class KeyRing:
     """Issued keys in memory: a look-up costs the same among a hundred and a hundred thousand, and needs no I/O.
 
-    Safe in threads. `refresh` brings what has changed since the last one. A revoked key is out of force one refresh later: it is forgotten, so
-    that it is looked up in vain exactly as one that never was.
+    Safe in threads. `refresh` brings what has changed since the last one. A revoked key is out of force one refresh later: it
+    is forgotten, so that it is looked up in vain exactly as one that never was.
     """
 
     def __init__(self, store: keys.KeyStore) -> None:

@@ -56,6 +56,11 @@ class IssuedKey(Struct, frozen=True):
     def in_force(self, now_ns: int) -> bool:
         return not self.revoked_ns and not 0 < self.expires_ns <= now_ns
 
+    @property
+    def life_ns(self) -> int:
+        """What it was given when it was made, or what an overlap has left of that; 0 for a life without end."""
+        return self.expires_ns - self.created_ns if self.expires_ns else 0
+
 
 class KeyStore(AuditStore, Protocol):
     """Where issued keys live. Every method raises `StoreUnavailable`."""
