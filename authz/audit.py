@@ -86,6 +86,11 @@ def head(store: AuditStore) -> Head:
         raise StoreUnavailable(f"the audit chain ends in what is {error}") from None
 
 
+def holds(store: AuditStore, noted: Head) -> bool:
+    """Whether the chain still has the entry that was once its head. Raises `StoreUnavailable`."""
+    return noted == Head() or [_hash(body) for body in store.audit_since(noted.number - 1, 1)] == [noted.hash]
+
+
 def following(last: Head, act: Act) -> tuple[int, bytes]:
     """The act as the entry after `last`: its number, and the bytes to keep."""
     entry = Entry(number=last.number + 1, previous=last.hash, **msgspec.structs.asdict(act))

@@ -43,7 +43,10 @@ from authz.telemetry.records import RecordWriter
 from authz.telemetry.watch import Watched
 
 TICK_S: Final = 0.5
-"""How often issued keys are read again and the sweeper runs: half of the second within which a revocation is promised."""
+"""How often the sweeper runs."""
+
+KEYS_S: Final = 0.4
+"""How often issued keys are read again: well within the second in which a revocation is promised."""
 
 _SWEEP: Final = 500
 _CATCH_UP: Final = 5_000
@@ -124,6 +127,7 @@ class Engine:
                 alerted=lambda alert: metrics.alerted(alert.quota),
             )
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
+            self._key_reader = threading.Thread(target=self._read_keys, name="authz-keys", daemon=True)
             self._fetcher = threading.Thread(target=self._fetch_keys, name="authz-jwks", daemon=True)
             self._resources = stack.pop_all()
 
@@ -148,6 +152,7 @@ class Engine:
         """Begins the background work: keys are read again, late receipts and overdue reservations are settled, alerts are
         delivered, and the bundle's folder is watched."""
         self._ticker.start()
+        self._key_reader.start()
         self._fetcher.start()
         if self._deliverer is not None:
             self._deliverer.start()
@@ -159,10 +164,9 @@ class Engine:
         if self._watcher is not None:
             self._watcher.stop()
         self._closing.set()
-        if self._ticker.is_alive():
-            self._ticker.join()
-        if self._fetcher.is_alive():
-            self._fetcher.join()
+        for thread in (self._ticker, self._key_reader, self._fetcher):
+            if thread.is_alive():
+                thread.join()
         with suppress(StoreUnavailable):
             self._ring.flush()
         if self._deliverer is not None:
@@ -191,7 +195,7 @@ class Engine:
         now_ns = self._clock()
         self._upstreams.refresh()
         self.fallback.tidy(now_ns, _CATCH_UP)  # needs no store, and is needed most where there is none
-        self._ring.refresh()
+        self._ring.refresh()  # for who calls this by hand; a process that has started does not wait for its turn here
         self.settler.tell(self.fallback.catch_up(now_ns, _CATCH_UP))
         while self._late:
             self.settler.settle(self._late[0])
@@ -207,6 +211,14 @@ class Engine:
             self.store.prune(now_ns, self._keep_ns, _SWEEP)
         self.store.checkpoint()
         self._published.tell(self.bundle)
+
+    def _read_keys(self) -> None:
+        """Beside the other background work: however much there is to settle, it holds up no revocation."""
+        while not self._closing.wait(KEYS_S):
+            try:
+                self._ring.refresh()
+            except StoreUnavailable as error:
+                _log.error("issued keys cannot be read", extra={"error": str(error)})
 
     def _fetch_keys(self) -> None:
         """Beside the other background work: an issuer that is slow to answer holds up no revocation."""

@@ -10,12 +10,24 @@ AuthzError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from authz.reasons import Reason
 
 if TYPE_CHECKING:
     from authz.model import Deny
+
+_SECRET: Final = re.compile(r"(authz_|gsk_)[0-9A-Za-z_-]{20,}|(eyJ[0-9A-Za-z_-]{10,}\.)[0-9A-Za-z_.-]*")
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a key of ours or of Groq's, or like a token.
+
+    For what quotes a file or an error in its own words: somebody will write a key where its digest or its variable's name
+    belongs. It is no leave to put secrets into texts.
+    """
+    return _SECRET.sub(lambda found: f"{found[1] or found[2]}…", text)
 
 
 class AuthzError(Exception):
@@ -32,7 +44,8 @@ class ConfigError(AuthzError):
     """
 
     def __init__(self, file: str, problem: str, *, line: int = 0, column: int = 0, excerpt: str = "") -> None:
-        self.file, self.problem, self.line, self.column, self.excerpt = file, problem, line, column, excerpt
+        self.file, self.problem, self.line, self.column = file, redacted(problem), line, column
+        self.excerpt = redacted(excerpt)
         super().__init__(str(self))
 
     def __str__(self) -> str:

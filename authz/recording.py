@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from authz.bundle import Bundle
+from authz.errors import redacted
 from authz.identity.authentication import told_roles
 from authz.identity.upstream import UpstreamKey
 from authz.inference.pricebook import ModelSpec
@@ -57,7 +58,7 @@ def recorded(
         effect=effect,
         status=status,
         reason=reason,
-        message=message,
+        message=redacted(message),
         principal=str(principal.uid) if principal else None,
         team=principal.team.id if principal else None,
         organisation=principal.organisation.id if principal else None,
@@ -65,7 +66,7 @@ def recorded(
         roles=told_roles(principal, trace.narrowed),
         # A client's own text is kept only where the table of endpoints vouches for it.
         method=request.method if ask else "",
-        path=request.path if ask else "",
+        path=redacted(request.path) if ask else "",
         action=ask.action if ask else None,
         models=tuple(printable(name) for name in ask.models) if ask else (),
         model=trace.model.id if trace.model else None,
@@ -84,5 +85,5 @@ def recorded(
 
 
 def printable(name: str) -> str:
-    """A name that a client gave, short and without anything that a log or a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in name[:_MAX_NAME])
+    """A name that a client gave, short, without anything that a log or a terminal would obey, and not a key in its place."""
+    return "".join(char if char.isprintable() else "?" for char in redacted(name[:_MAX_NAME]))

@@ -41,12 +41,23 @@ class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     grace_s: float = 5.0
 
 
+class TlsFront(Struct, frozen=True, forbid_unknown_fields=True):
+    """Paths of Envoy's own certificate and key; and where nobody is to get in without a certificate, of the authorities that
+    sign those, with the trust domain of their SPIFFE ids."""
+
+    certificate: str
+    key: str
+    client_ca: str = ""
+    trust_domain: str = ""
+
+
 class EnvoyFront(Struct, frozen=True, forbid_unknown_fields=True):
     """What `authz envoy-config` writes of Envoy's own listener."""
 
     listen: str = "127.0.0.1:8080"
     admin_socket: str = "run/envoy-admin.sock"
     max_body_bytes: int = 1024 * 1024
+    tls: TlsFront | None = None
 
 
 class Reload(Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,6 +158,7 @@ def read_settings(path: Path) -> Settings:
             listen=settings.envoy.listen,
             admin_socket=_absolute(base, settings.envoy.admin_socket),
             max_body_bytes=settings.envoy.max_body_bytes,
+            tls=_absolute_tls(base, settings.envoy.tls),
         ),
         records=Records(file=settings.records.file if settings.records.file == "-" else _absolute(base, settings.records.file)),
         reload=settings.reload,
@@ -191,6 +203,13 @@ def _is_loopback(listen: str) -> bool:
 
 def _absolute(base: Path, path: str) -> str:
     return str(base / path) if path else ""
+
+
+def _absolute_tls(base: Path, tls: TlsFront | None) -> TlsFront | None:
+    if tls is None:
+        return None
+    paths = {name: _absolute(base, getattr(tls, name)) for name in ("certificate", "key", "client_ca")}
+    return structs.replace(tls, **paths)
 
 
 def _absolute_uri(base: Path, uri: str, name: str) -> str:

@@ -98,6 +98,7 @@ class Stack:
     change      edits the copy of the reference bundle before anything reads it
     groq_key    the real upstream's key: no stand-in is started then, and Envoy forwards to Groq
     keys        where the upstream keys are, as the settings say it
+    tls         what clients speak to Envoy, as the settings say it; empty for plain text
     """
 
     def __init__(
@@ -109,12 +110,13 @@ class Stack:
         listen: str = "127.0.0.1:0",
         settings: str = "",
         keys: str = "key_env: GROQ_API_KEY",
+        tls: str = "",
     ) -> None:
         self.folder: Final = folder
         self.config: Final = folder / "authz.yaml"
         self.records: Final = folder / "decisions.jsonl"
         self._change, self._groq_key, self._listen, self._extra = change, groq_key, listen, settings
-        self._keys = keys
+        self._keys, self._tls = keys, f", tls: {tls}" if tls else ""
         self._resources = ExitStack()
         self.groq = StandIn(STAND_IN_KEY)
 
@@ -156,7 +158,7 @@ class Stack:
             "operator: olivia\n"
             f"upstream: {upstream}\n"
             "listen: {socket: s.sock, drain_s: 1.5}\n"
-            f"envoy: {{listen: '{self._listen}', admin_socket: a.sock}}\n"
+            f"envoy: {{listen: '{self._listen}', admin_socket: a.sock{self._tls}}}\n"
             "records: {file: decisions.jsonl}\n" + self._extra,
             encoding="utf-8",
         )

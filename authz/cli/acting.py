@@ -31,7 +31,7 @@ def administrator(settings: Settings, bundle: Bundle, user: str | None, now_ns: 
     name = user or settings.operator
     if not name:
         raise ConfigError("authz.yaml", "nobody is named who acts, expected --as USER, or `operator` in the settings")
-    return Administrator(bundle, name, now_ns)
+    return Administrator.user(bundle, name, now_ns)
 
 
 def login() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from authz.cli import options as shared
 
@@ -17,15 +18,16 @@ _MAX_STREAM_S = 600
 @click.option("--socket", "sockets", multiple=True, help="A sidecar's socket, once for each process; by default the settings'.")
 def envoy_config(config: Path, sockets: tuple[str, ...]) -> None:
     """Print the bootstrap that makes Envoy ask this sidecar: `authz envoy-config > envoy.yaml; envoy -c envoy.yaml`."""
-    from authz.envoy.bootstrap import EnvoyOptions, Upstream, render
+    from authz.envoy.bootstrap import EnvoyOptions, Tls, Upstream, render
     from authz.settings import read_settings
 
     settings = read_settings(config)
-    upstream = settings.upstream
+    upstream, tls = settings.upstream, settings.envoy.tls
     options = EnvoyOptions(
         listen=settings.envoy.listen,
         admin_socket=settings.envoy.admin_socket,
         sidecar_sockets=sockets or (settings.listen.socket,),
+        tls=Tls(**structs.asdict(tls)) if tls is not None else None,
         upstream=Upstream(host=upstream.host, port=upstream.port, tls=upstream.tls),
         max_body_bytes=settings.envoy.max_body_bytes,
         max_stream_s=_MAX_STREAM_S if settings.reservation_ttl_s > _MAX_STREAM_S else settings.reservation_ttl_s - 1 or 1,

@@ -11,68 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-from msgspec import Struct, structs
 
 from authz.cli import acting, options, show
 
 if TYPE_CHECKING:
-    from authz.administration import Administrator
-    from authz.bundle import Bundle
-    from authz.identity.issuing import Actor, Issuing
-    from authz.identity.keys import IssuedKey
-    from authz.model import Principal
+    from authz.administration import KeyDesk
 
 _NS: Final = 1_000_000_000
 _DAY_S: Final = 86_400
+_DAY_NS: Final = _DAY_S * _NS
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": _DAY_S}
 _DURATION: Final = re.compile(r"(\d{1,6})([smhd])")
 _SHOWN: Final = 12
 
 _days = click.option("--days", type=click.IntRange(1, 3650), help="Expires after so many days.")
 _why = click.option("--why", default="", help="For the record.")
-
-
-class Row(Struct, frozen=True):
-    """A secret, as commands show it; never the secret itself. Times are RFC 3339, empty where there is none.
-
-    state  active, replaced (works until it expires), expired, revoked, orphaned (its key is not in force in the directory), or
-           declared: it stands in the bundle, and is changed there
-    roles  those of its key that it has; null for all of them
-    """
-
-    digest: str
-    key: str
-    team: str
-    user: str
-    state: str
-    roles: tuple[str, ...] | None
-    created: str
-    created_by: str
-    expires: str
-    revoked: str
-    last_used: str
-    generation: int
-    replaces: str
-    replaced_by: str
-    note: str
-
-
-class _Desk(Struct):
-    """What a command works with."""
-
-    bundle: Bundle
-    issuing: Issuing
-    administrator: Administrator
-    uses: dict[str, int]
-    now_ns: int
-
-    def principal(self, key: str) -> Principal | None:
-        return self.bundle.directory.principal(key, self.now_ns)
-
-    def actor(self, why: str) -> Actor:
-        from authz.identity.issuing import Actor
-
-        return Actor(str(self.administrator.uid), acting.login(), why)
 
 
 @click.group()
@@ -93,22 +46,11 @@ def create(
     key: str, config: Path, user: str | None, days: int | None, roles: tuple[str, ...], no_roles: bool, note: str, why: str
 ) -> None:
     """Issue a secret for KEY, a key of the directory, and print it: this once and never again."""
-    from authz.errors import ConfigError
-
     if roles and no_roles:
         raise click.UsageError("expected one of --role and --no-roles")
     with _opened(config, user) as desk:
-        principal = desk.principal(key)
-        if principal is None:
-            raise ConfigError("directory.yaml", f"no key `{key}` in force, expected it under `keys`")
         chosen = roles or (() if no_roles else None)
-        unknown = sorted(set(chosen or ()) - {role.id for role in principal.roles})
-        if unknown:
-            raise ConfigError("directory.yaml", f"key `{key}` does not have role `{unknown[0]}`")
-        desk.administrator.require("key.create", principal.team)
-        desk.administrator.require_no_more(principal, chosen)
-        expires_ns = desk.now_ns + days * _DAY_S * _NS if days else 0
-        issued = desk.issuing.issue(key, desk.actor(why), roles=chosen, expires_ns=expires_ns, note=note)
+        issued = desk.create(key, roles=chosen, life_ns=(days or 0) * _DAY_NS, note=note, why=why)
     click.echo(issued.secret.reveal())
 
 
@@ -127,20 +69,11 @@ def rotate(secret: str, config: Path, user: str | None, overlap: str, days: int 
     SECRET is the start of a digest, or a key that has one secret in force. The old one works on until the overlap is over, and
     says so to whoever still uses it. Without --days the new one gets as long a life as the old one was given.
     """
-    from authz.identity.issuing import shown
-    from authz.model import Uid
-
     overlap_ns = _duration_ns(overlap)
     with _opened(config, user) as desk:
-        old = desk.issuing.find(secret)
-        principal = _in_force(desk, old.key)
-        desk.administrator.require("key.rotate", Uid("Key", old.key))
-        desk.administrator.require_no_more(principal, old.roles)
-        expires_ns = desk.now_ns + days * _DAY_S * _NS if days else None
-        issued = desk.issuing.rotate(old.digest, desk.actor(why), overlap_ns=overlap_ns, expires_ns=expires_ns)
-        ends = shown(desk.issuing.find(old.digest).expires_ns)
-    click.echo(issued.secret.reveal())
-    click.echo(f"{old.digest[:_SHOWN]} works until {ends}", err=True)
+        rotated = desk.rotate(secret, overlap_ns=overlap_ns, life_ns=days * _DAY_NS if days else None, why=why)
+    click.echo(rotated.issued.secret.reveal())
+    click.echo(f"{rotated.old[:_SHOWN]} works until {rotated.ends}", err=True)
 
 
 @keys.command()
@@ -150,16 +83,8 @@ def rotate(secret: str, config: Path, user: str | None, overlap: str, days: int 
 @_why
 def revoke(secret: str, config: Path, user: str | None, why: str) -> None:
     """Revoke SECRET: the start of a digest, or a key that has one secret in force. In force everywhere within a second."""
-    from authz.model import Uid
-
     with _opened(config, user) as desk:
-        old = desk.issuing.find(secret)
-        directory = desk.bundle.directory
-        if old.key in directory.keys:
-            desk.administrator.require("key.revoke", Uid("Key", old.key))
-        else:  # gone from the directory, and with it from its team
-            desk.administrator.require("policy.publish", directory.organisation)
-        changed = desk.issuing.revoke(old.digest, desk.actor(why))
+        changed = desk.revoke(secret, why=why)
     click.echo("revoked" if changed else "was revoked already")
 
 
@@ -172,14 +97,7 @@ def revoke(secret: str, config: Path, user: str | None, why: str) -> None:
 def list_keys(key: str | None, config: Path, user: str | None, every: bool, as_json: bool) -> None:
     """Every secret in force that you may see, or those of KEY, by digest."""
     with _opened(config, user) as desk:
-        chosen = [
-            row
-            for row in desk.issuing.rows()
-            if (key is None or row.key == key) and (every or as_json or row.in_force(desk.now_ns))
-        ]
-        seen = {name: desk.administrator.sees(name) for name in {row.key for row in chosen}}
-        rows = [_row(desk, row) for row in chosen if seen[row.key]]
-        rows += [row for row in _declared(desk) if key is None or row.key == key]
+        rows = desk.rows(key, every=every or as_json)
     if as_json:
         show.as_json(rows)
         return
@@ -201,20 +119,8 @@ def list_keys(key: str | None, config: Path, user: str | None, every: bool, as_j
 @options.as_json
 def show_key(secret: str, config: Path, user: str | None, as_json: bool) -> None:
     """SECRET and every one that it replaced or that replaced it, the first one first."""
-    from authz.administration import NotPermitted
-
     with _opened(config, user) as desk:
-        found = desk.issuing.find(secret)
-        if not desk.administrator.sees(found.key):
-            raise NotPermitted(f'{desk.administrator.uid} may not `usage.read` on Key::"{found.key}"')
-        by_digest = {row.digest: row for row in desk.issuing.rows()}
-        first = found
-        while first.replaces in by_digest:
-            first = by_digest[first.replaces]
-        chain = [first]
-        while chain[-1].replaced_by in by_digest:
-            chain.append(by_digest[chain[-1].replaced_by])
-        rows = [_row(desk, row) for row in chain]
+        rows = desk.history(secret)
     if as_json:
         show.as_json(rows)
         return
@@ -227,72 +133,22 @@ def show_key(secret: str, config: Path, user: str | None, as_json: bool) -> None
 
 
 @contextmanager
-def _opened(config: Path, user: str | None) -> Iterator[_Desk]:
+def _opened(config: Path, user: str | None) -> Iterator[KeyDesk]:
+    from authz.administration import KeyDesk
     from authz.bundle import load_bundle
     from authz.identity.issuing import Issuing
     from authz.settings import read_settings
     from authz.store import open_store
 
-    settings, now_ns = read_settings(config), time.time_ns()
+    settings = read_settings(config)
     bundle = load_bundle(Path(settings.bundle))
-    administrator = acting.administrator(settings, bundle, user, now_ns)
+    administrator = acting.administrator(settings, bundle, user, time.time_ns())
     store = open_store(settings.store, wait_s=5)
     try:
         issuing = Issuing(store, clock=time.time_ns, choice=secrets.choice)
-        yield _Desk(bundle, issuing, administrator, store.key_uses(), now_ns)
+        yield KeyDesk(bundle, issuing, administrator, store.key_uses(), login=acting.login())
     finally:
         store.close()
-
-
-def _in_force(desk: _Desk, key: str) -> Principal:
-    from authz.errors import ConfigError
-
-    principal = desk.principal(key)
-    if principal is None:
-        raise ConfigError("directory.yaml", f"no key `{key}` in force, expected it under `keys`")
-    return principal
-
-
-def _row(desk: _Desk, row: IssuedKey) -> Row:
-    from authz.identity.issuing import shown
-
-    principal = desk.principal(row.key)
-    return Row(
-        digest=row.digest,
-        key=row.key,
-        team=principal.team.id if principal else "",
-        user=principal.user.id if principal and principal.user else "",
-        state=_state(row, desk.now_ns, known=principal is not None),
-        roles=row.roles,
-        created=shown(row.created_ns),
-        created_by=row.created_by,
-        expires=shown(row.expires_ns),
-        revoked=shown(row.revoked_ns),
-        last_used=shown(desk.uses.get(row.digest, 0)),
-        generation=row.generation,
-        replaces=row.replaces,
-        replaced_by=row.replaced_by,
-        note=row.note,
-    )
-
-
-def _declared(desk: _Desk) -> Iterator[Row]:
-    """Secrets that stand in the bundle by their digests."""
-    from authz.identity.keys import IssuedKey
-
-    for digest, key in sorted(desk.bundle.directory.digests.items(), key=lambda pair: pair[::-1]):
-        if desk.administrator.sees(key):
-            yield structs.replace(_row(desk, IssuedKey(digest, key, 0)), state="declared", generation=0)
-
-
-def _state(row: IssuedKey, now_ns: int, *, known: bool) -> str:
-    if row.revoked_ns:
-        return "revoked"
-    if not row.in_force(now_ns):
-        return "expired"
-    if not known:
-        return "orphaned"
-    return "replaced" if row.replaced_by else "active"
 
 
 def _duration_ns(text: str) -> int:

@@ -16,6 +16,7 @@ from authz.cli import options
 def serve(config: Path, socket: str | None, log_level: str) -> None:
     """Serve Check and the access log to Envoy on a Unix socket until SIGTERM, then drain."""
     import asyncio
+    import resource
 
     from msgspec.structs import replace
 
@@ -24,6 +25,7 @@ def serve(config: Path, socket: str | None, log_level: str) -> None:
     from authz.settings import read_settings
     from authz.telemetry import logs
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what is in this memory are secrets
     logs.configure(log_level.upper())
     settings = read_settings(config)
     listen = replace(settings.listen, socket=str(Path(socket).resolve())) if socket else settings.listen

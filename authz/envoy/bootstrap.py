@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.resources import files
 from string import Template
 from typing import Any, Final
@@ -45,12 +46,27 @@ class Upstream(Struct, frozen=True):
         return self.sni or self.host
 
 
+class Tls(Struct, frozen=True):
+    """What clients speak to Envoy.
+
+    certificate, key  its own, PEM
+    client_ca         the authorities that sign clients' certificates, PEM: nobody gets in without one. Empty: nobody has one
+    trust_domain      the one whose SPIFFE ids `client_ca` vouches for: `acme.example`
+    """
+
+    certificate: str
+    key: str
+    client_ca: str = ""
+    trust_domain: str = ""
+
+
 class EnvoyOptions(Struct, frozen=True, kw_only=True):
     """What differs between two Envoys. Raises ConfigError for a value that Envoy would refuse or that would weaken it.
 
     listen                "host:port"; port 0 takes a free one
     admin_socket          path of the admin interface's Unix socket
     sidecar_sockets       one path for each authz process
+    tls                   None only for clients on this machine, or behind something that ends TLS: keys travel in the clear
     max_body_bytes        a larger body is a 413
     max_upload_bytes      the same where a body is a file of audio: Groq's 25 MiB and the form around it
     xff_trusted_hops      load balancers of ours before this Envoy
@@ -67,6 +83,7 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
     listen: str
     admin_socket: str
     sidecar_sockets: tuple[str, ...]
+    tls: Tls | None = None
     upstream: Upstream = Upstream()
     max_body_bytes: int = 1024 * 1024
     max_upload_bytes: int = 25 * 1024 * 1024 + 64 * 1024
@@ -89,6 +106,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
         for path in (self.admin_socket, *self.sidecar_sockets):
             if not 0 < len(path.encode()) <= MAX_SOCKET_PATH_BYTES:
                 raise _wrong("a socket's path", f"1 to {MAX_SOCKET_PATH_BYTES} bytes", path)
+        if self.tls is not None:
+            _check_tls(self.tls)
         bounds = {
             "upstream.port": (self.upstream.port, 1, 65535),
             "max_body_bytes": (self.max_body_bytes, 1, MAX_BODY_BYTES),
@@ -117,6 +136,7 @@ def render(options: EnvoyOptions) -> str:
         "max_connections": options.max_connections,
         "listen_host": host.strip("[]"),  # an IPv6 address wears brackets only beside a port
         "listen_port": int(port),
+        "listen_transport": _listen_transport(options.tls),
         "xff_trusted_hops": options.xff_trusted_hops,
         "upload_timeout": f"{options.upload_timeout_s}s",
         "idle_timeout": f"{options.idle_timeout_s}s",
@@ -151,17 +171,63 @@ MESSAGES: Final[dict[str, str]] = {
 """What Envoy's own errors say."""
 
 
+_PACKAGE: Final = "type.googleapis.com/envoy.extensions.transport_sockets"
+_PLAIN: Final[dict[str, Any]] = {
+    "name": "envoy.transport_sockets.raw_buffer",
+    "typed_config": {"@type": f"{_PACKAGE}.raw_buffer.v3.RawBuffer"},
+}
+_TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
+
+
+def _check_tls(tls: Tls) -> None:
+    if not tls.certificate or not tls.key:
+        raise _wrong("tls", "`certificate` and `key`", tls.certificate or tls.key)
+    if bool(tls.client_ca) != bool(tls.trust_domain):
+        raise _wrong("tls", "`client_ca` and `trust_domain`, or neither", tls.client_ca or tls.trust_domain)
+    if tls.trust_domain and _TRUST_DOMAIN.fullmatch(tls.trust_domain) is None:
+        raise _wrong("tls.trust_domain", "a name such as `acme.example`", tls.trust_domain)
+
+
+def _listen_transport(tls: Tls | None) -> dict[str, Any]:
+    if tls is None:
+        return _PLAIN
+    context: dict[str, Any] = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificates": [
+            {"certificate_chain": {"filename": tls.certificate}, "private_key": {"filename": tls.key}},
+        ],
+    }
+    if tls.client_ca:
+        # What Envoy reports as the peer is then a URI of this trust domain and never a DNS name or a subject, in which anything
+        # may stand. (It turns everybody away who has no certificate, whatever `require_client_certificate` says.)
+        context["validation_context"] = {
+            "custom_validator_config": {
+                "name": "envoy.tls.cert_validator.spiffe",
+                "typed_config": {
+                    "@type": f"{_PACKAGE}.tls.v3.SPIFFECertValidatorConfig",
+                    "trust_domains": [{"name": tls.trust_domain, "trust_bundle": {"filename": tls.client_ca}}],
+                },
+            }
+        }
+    made: dict[str, Any] = {"@type": f"{_PACKAGE}.tls.v3.DownstreamTlsContext", "common_tls_context": context}
+    if tls.client_ca:
+        made["require_client_certificate"] = True
+        # A session that is taken up again would not look at the certificate again.
+        made |= {"disable_stateless_session_resumption": True, "disable_stateful_session_resumption": True}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": made}
+
+
 def _transport(upstream: Upstream) -> dict[str, Any]:
-    package = "type.googleapis.com/envoy.extensions.transport_sockets"
     if not upstream.tls:
-        return {"name": "envoy.transport_sockets.raw_buffer", "typed_config": {"@type": f"{package}.raw_buffer.v3.RawBuffer"}}
+        return _PLAIN
     # Without the name any certificate of any authority in the file would do: the key would go to whoever answers.
     validation = {
         "trusted_ca": {"filename": upstream.ca_file},
         "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": upstream.name}}],
     }
     tls = {
-        "@type": f"{package}.tls.v3.UpstreamTlsContext",
+        "@type": f"{_PACKAGE}.tls.v3.UpstreamTlsContext",
         "sni": upstream.name,
         "common_tls_context": {
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
 from sys import intern
 from typing import Final
 
 from msgspec import Struct
 
+from authz import audit
 from authz.errors import Refused
 from authz.identity import keys
 from authz.model import Request
@@ -47,8 +49,8 @@ class Live(Struct, frozen=True):
 class KeyRing:
     """Issued keys in memory: a look-up costs the same among a hundred and a hundred thousand, and needs no I/O.
 
-    `refresh` brings what has changed since the last one. A revoked key is out of force one refresh later: it is forgotten, so
-    that it is looked up in vain exactly as one that never was.
+    Safe in threads. `refresh` brings what has changed since the last one. A revoked key is out of force one refresh later: it
+    is forgotten, so that it is looked up in vain exactly as one that never was.
     """
 
     def __init__(self, store: keys.KeyStore) -> None:
@@ -56,16 +58,32 @@ class KeyRing:
         self._live: dict[str, Live] = {}
         self._used: dict[str, int] = {}
         self._sequence = 0
+        self._seen = audit.Head()
+        self._refreshing = threading.Lock()
 
     def refresh(self) -> None:
-        """Raises `StoreUnavailable`; what was known stays."""
-        while page := self._store.keys_since(self._sequence):
-            for row in page:
-                if row.revoked_ns:
-                    self._live.pop(row.digest, None)
-                else:
-                    self._live[row.digest] = Live(intern(row.key), row.expires_ns, row.roles, bool(row.replaced_by))
-            self._sequence = page[-1].sequence
+        """Raises `StoreUnavailable`; what was known stays.
+
+        No row changes without an entry in the audit chain, so its head tells whether there is anything to read. Where the
+        entry that was the head is not in the chain any more, this is not the store that was read: a backup, or a replica that
+        had not heard of the last changes. Then its sequence means nothing, and all is read anew.
+        """
+        with self._refreshing:
+            head = audit.head(self._store)
+            if head == self._seen:
+                return
+            anew = not audit.holds(self._store, self._seen)
+            live, sequence = ({}, 0) if anew else (self._live, self._sequence)
+            while page := self._store.keys_since(sequence):
+                for row in page:
+                    if row.revoked_ns:
+                        live.pop(row.digest, None)
+                    else:
+                        live[row.digest] = Live(intern(row.key), row.expires_ns, row.roles, bool(row.replaced_by))
+                sequence = page[-1].sequence
+                if not anew:
+                    self._sequence = sequence
+            self._live, self._sequence, self._seen = live, sequence, head
 
     def find(self, digest: str, now_ns: int) -> Live | None:
         """What the secret with this digest stands for, if it is in force."""

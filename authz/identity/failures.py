@@ -68,9 +68,11 @@ class Failures:
 
 
 def _source(source_ip: str) -> str:
-    """The address; of IPv6 the network, because a client has 2^64 addresses in it."""
+    """The address; of IPv6 the network, because a client has 2^64 addresses in it, unless it only spells one of IPv4."""
     try:
         address = ip_address(source_ip)
     except ValueError:
         return ""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
     return str(IPv6Address(int(address) & _NETWORK)) if isinstance(address, IPv6Address) else str(address)

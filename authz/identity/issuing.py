@@ -78,30 +78,36 @@ class Issuing:
         return tuple(sorted(self._rows.values(), key=lambda row: (row.created_ns, row.sequence)))
 
     def find(self, name: str) -> IssuedKey:
-        """The one whose digest begins with `name`, or the only one in force of the key of that name. Raises `Unfit`."""
+        """The only one in force of the key of that name, or where there is no such key the one whose digest begins so.
+
+        A key may be called `cafe`: its name is never taken for the start of somebody else's digest. Raises `Unfit`.
+        """
         rows, now_ns = self.rows(), self._clock()
-        by_digest = [row for row in rows if name and row.digest.startswith(name)]
-        by_key = [row for row in rows if row.key == name and row.in_force(now_ns)]
-        found = by_digest or by_key
+        of_key = [row for row in rows if row.key == name]
+        if of_key:
+            found = [row for row in of_key if row.in_force(now_ns)]
+        else:
+            found = [row for row in rows if name and row.digest.startswith(name)]
         if len(found) != 1:
             these = f": {', '.join(row.digest[:_SHOWN] for row in found)}" if found else ""
-            kind = "secrets whose digest begins with" if by_digest or not by_key else "secrets in force of key"
+            kind = "secrets in force of key" if of_key else "secrets whose digest begins with"
             raise Unfit(f"{len(found)} {kind} `{name}`, expected one{these}")
         return found[0]
 
     def issue(
-        self, key: str, actor: Actor, *, roles: tuple[str, ...] | None = None, expires_ns: int = 0, note: str = ""
+        self, key: str, actor: Actor, *, roles: tuple[str, ...] | None = None, life_ns: int = 0, note: str = ""
     ) -> Issued:
-        """A first secret, or one more, for a key of the directory."""
-        secret = keys.mint(self._choice)
-        row = IssuedKey(keys.digest(secret), key, self._clock(), expires_ns, note=note, created_by=actor.who, roles=roles)
+        """A first secret, or one more, for a key of the directory. A life of 0 is without end."""
+        secret, now_ns = keys.mint(self._choice), self._clock()
+        expires_ns = now_ns + life_ns if life_ns else 0
+        row = IssuedKey(keys.digest(secret), key, now_ns, expires_ns, note=note, created_by=actor.who, roles=roles)
         self._change("key.create", key, actor, lambda: ((row,), {}, facts(row)))
         return Issued(Secret(secret), row)
 
-    def rotate(self, digest: str, actor: Actor, *, overlap_ns: int, expires_ns: int | None = None) -> Issued:
+    def rotate(self, digest: str, actor: Actor, *, overlap_ns: int, life_ns: int | None = None) -> Issued:
         """A secret that takes over from another, which works on for `overlap_ns` at most.
 
-        expires_ns  of the new one; None gives it as long a life as the old one was given
+        life_ns  of the new one, 0 without end; None gives it as long a life as the old one was given
         Raises `Unfit`: a secret that is revoked, expired or replaced already has no successor.
         """
         secret, now_ns = keys.mint(self._choice), self._clock()
@@ -113,12 +119,12 @@ class Issuing:
                 raise Unfit(f"secret `{digest[:_SHOWN]}` is replaced by `{old.replaced_by[:_SHOWN]}`, expected the newest one")
             if not old.in_force(now_ns):
                 raise Unfit(f"secret `{digest[:_SHOWN]}` is revoked or expired, expected one in force: create a new one")
-            life_ns = old.expires_ns - old.created_ns if old.expires_ns else 0
+            lives_ns = old.life_ns if life_ns is None else life_ns
             new = structs.replace(
                 old,
                 digest=keys.digest(secret),
                 created_ns=now_ns,
-                expires_ns=expires_ns if expires_ns is not None else now_ns + life_ns if life_ns else 0,
+                expires_ns=now_ns + lives_ns if lives_ns else 0,
                 sequence=0,
                 created_by=actor.who,
                 generation=old.generation + 1,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any, Final
 
 import httpx
@@ -45,7 +46,7 @@ class _KeySet(Struct, frozen=True):
 
 
 class _Known(Struct):
-    """keys: as they were fetched last · version: grows whenever they change · tried_ns, fetched_ns: 0 for never"""
+    """keys: as they were fetched last · version: the number of that fetch · tried_ns, fetched_ns: 0 for never"""
 
     keys: Keys
     version: int = 0
@@ -61,6 +62,7 @@ class KeySets:
         self._fetch = fetch
         self._known: dict[tuple[str, tuple[str, ...]], _Known] = {}
         self._lock = threading.Lock()
+        self._versions = count(1)
 
     def find(self, issuer: IssuerRow, key_id: str, algorithm: str) -> tuple[Any, int] | None:
         """The key and the version of its set. One that is not known is looked for in the background; the answer is None."""
@@ -94,8 +96,8 @@ class KeySets:
         except FetchError as error:
             _log.error("an issuer's keys cannot be had", extra={"alert": "jwks", "jwks_uri": uri, "problem": str(error)})
             return
-        known.keys, known.fetched_ns = keys, now_ns
-        known.version += 1
+        # INVARIANT: no two fetches have the same version, also of an issuer that was taken out of the directory and put back.
+        known.keys, known.fetched_ns, known.version = keys, now_ns, next(self._versions)
 
 
 def read_keys(body: bytes, algorithms: tuple[str, ...]) -> Keys:

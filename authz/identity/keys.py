@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from authz.audit import AuditStore
+from authz.errors import StoreUnavailable
 
 PREFIX: Final = "authz_"
 PAGE: Final = 1_000
@@ -55,6 +56,11 @@ class IssuedKey(Struct, frozen=True):
     def in_force(self, now_ns: int) -> bool:
         return not self.revoked_ns and not 0 < self.expires_ns <= now_ns
 
+    @property
+    def life_ns(self) -> int:
+        """What it was given when it was made, or what an overlap has left of that; 0 for a life without end."""
+        return self.expires_ns - self.created_ns if self.expires_ns else 0
+
 
 class KeyStore(AuditStore, Protocol):
     """Where issued keys live. Every method raises `StoreUnavailable`."""
@@ -90,7 +96,11 @@ def encode_row(row: IssuedKey) -> bytes:
 
 
 def decode_row(body: bytes, sequence: int) -> IssuedKey:
-    return structs.replace(_decode(body), sequence=sequence)
+    """Raises `StoreUnavailable` for what is no row: whoever reads on without it could miss a revocation."""
+    try:
+        return structs.replace(_decode(body), sequence=sequence)
+    except msgspec.MsgspecError as error:
+        raise StoreUnavailable(f"issued key {sequence} cannot be read: {error}") from None
 
 
 def digest(secret: str) -> str:

@@ -90,6 +90,12 @@ class TokenReader:
             raise Refused(Reason.INVALID_REQUEST, f"You are in the teams {names}: name one in `OpenAI-Project`.")
         return acting.get(chosen if chosen is not None else next(iter(acting), ""))
 
+    def acting(self, token: str, directory: Directory, now_ns: int) -> dict[str, Principal]:
+        """The user of a token by each team in which they may act, for who shows them all at once; none for one that does not
+        hold."""
+        verified = self._verified(token, directory, now_ns)
+        return directory.acting(verified.user, verified.issuer, verified.groups) if verified is not None else {}
+
     def _verified(self, token: str, directory: Directory, now_ns: int) -> Verified | None:
         if not directory.issuers or len(token) > MAX_BYTES or token.count(".") != _PARTS - 1:
             return None

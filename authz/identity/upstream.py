@@ -85,7 +85,7 @@ class Upstreams:
             elif value := environ.get(slot.source.key_env, "").strip():
                 slot.put(_checked(value, slot.source.key_env))
             else:
-                _log.error("an upstream key is not set", extra={"upstream": slot.source.name, "key_env": slot.source.key_env})
+                _log.error("an upstream key is not set", extra={"upstream": slot.source.name})
         shared = tuple(slot for slot in self._slots if not slot.source.teams)
         own = {
             team: tuple(slot for slot in self._slots if team in slot.source.teams) for each in sources for team in each.teams

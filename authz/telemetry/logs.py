@@ -7,11 +7,20 @@ import sys
 
 from pythonjsonlogger.json import JsonFormatter
 
+from authz.errors import redacted
+
+
+class _Formatter(JsonFormatter):
+    """No log of ours names a secret; what a library quotes of its input is not ours to know."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
 
 def configure(level: str = "INFO") -> None:
     """Sends everything that is logged to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields={"asctime": "time", "levelname": "level"})
+        _Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields={"asctime": "time", "levelname": "level"})
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)

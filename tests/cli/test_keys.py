@@ -148,12 +148,14 @@ def test_the_last_use_is_told_when_the_process_ends(tmp_path: Path) -> None:
 def test_what_is_not_permitted_or_not_there_is_refused_and_changes_nothing(
     config: Path, arguments: tuple[str, ...], problem: str
 ) -> None:
+    """A58."""
     assert problem in refused(config, "keys", *arguments)
     assert rows(config) == []
     assert entries(config) == []
 
 
 def test_a_developer_issues_what_they_have_and_no_more(config: Path) -> None:
+    """A58."""
     for arguments in (("roled", "--role", "developer"), ("of-dev",), ("owned", "--no-roles"), ("plain-of-chatbot",)):
         run(config, "keys", "create", *arguments, "--as", "dev")
     run(config, "keys", "create", "owned")  # olivia publishes bundles: she could give herself any role
@@ -161,11 +163,24 @@ def test_a_developer_issues_what_they_have_and_no_more(config: Path) -> None:
 
 
 def test_a_rotation_gives_no_more_either(config: Path) -> None:
+    """A58."""
     for key in ("owned", "of-olivia"):
         run(config, "keys", "create", key)
         assert 'User::"dev" does not have role `owner`' in refused(config, "keys", "rotate", key, "--as", "dev")
     assert [row["generation"] for row in rows(config)] == [1, 1]
     run(config, "keys", "rotate", "owned")
+
+
+def test_whoever_may_only_rotate_gives_no_longer_life(config: Path) -> None:
+    """A58: an expiry that an owner gave is not rotated away."""
+    (config.parent / "policies/more.cedar").write_text(
+        '@id("rhea-rotates") permit (principal == User::"rhea", action == Action::"key.rotate", resource is Key);\n'
+    )
+    run(config, "keys", "create", "chatbot-prod", "--days", "7")
+    rotate = ("keys", "rotate", "chatbot-prod", "--as", "rhea")
+    assert 'User::"rhea" may not `key.create`' in refused(config, *rotate, "--days", "30")
+    run(config, *rotate, "--days", "7")
+    assert [row["generation"] for row in rows(config)] == [1, 2]
 
 
 def test_what_is_forbidden_in_one_team_is_not_had_through_another(config: Path) -> None:

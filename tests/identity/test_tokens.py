@@ -284,6 +284,7 @@ def _swapped(good: str, other: str) -> str:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_what_is_no_good_token_is_nobodys(shared: Desk, attack: str) -> None:
+    """A51, A53, A54, A56."""
     assert shared.identify(ATTACKS[attack]()) is None
     assert shared.identify(sign(OKTA, KEY)) is not None, "and after it a good one is as good as before"
 
@@ -310,6 +311,7 @@ def test_several_audiences_and_another_algorithm_of_the_issuer(shared: Desk) -> 
 
 
 def test_a_token_is_remembered_by_all_of_itself_and_never_beyond_its_end() -> None:
+    """A55."""
     desk = Desk()
     token = sign(OKTA, KEY)
     assert desk.identify(token) is not None
@@ -338,6 +340,16 @@ def test_a_key_that_the_issuer_withdraws_is_out_of_force_with_what_was_remembere
     assert desk.identify(token, now_ns=NOW_NS + 1) is None
 
 
+def test_an_issuer_that_is_put_back_vouches_only_with_the_keys_that_it_has_then() -> None:
+    desk = Desk()
+    token = sign(OKTA, KEY)
+    assert desk.identify(token) is not None
+    desk.key_sets.refresh((), NOW_NS)
+    desk.keys = (jwk("k2", EC_KEY, "ES256"),)
+    desk.refresh(NOW_NS)
+    assert desk.identify(token) is None
+
+
 def test_a_changed_directory_counts_at_once_for_what_is_remembered() -> None:
     desk = Desk()
     token = sign(OKTA, KEY)
@@ -360,6 +372,7 @@ def test_a_changed_directory_counts_at_once_for_what_is_remembered() -> None:
 
 
 def test_a_storm_of_unknown_key_ids_is_one_fetch_a_minute() -> None:
+    """A52."""
     desk = Desk()
     before = desk.fetches.uris.count(JWKS)
     for second in range(180):
@@ -478,6 +491,7 @@ def test_a_fetch_follows_nothing_and_reads_no_more_than_it_must(
     "uri", ["http://keys.example/keys", "file:///etc/passwd", "ftp://127.0.0.1/keys", "http://localhost.evil/"]
 )
 def test_no_other_address_is_asked(uri: str) -> None:
+    """A53."""
     with pytest.raises(FetchError, match="not an https address"):
         fetch(uri)
 

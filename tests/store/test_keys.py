@@ -99,7 +99,7 @@ def test_a_key_is_revoked_once_and_stays_revoked(store: Store) -> None:
 
 
 def test_a_rotation_changes_both_rows_at_once_and_tells_who(store: Store) -> None:
-    first = issuing(store, NOW_NS).issue("alpha", ACTOR, roles=("r",), expires_ns=NOW_NS + 5 * HOUR_NS, note="n")
+    first = issuing(store, NOW_NS).issue("alpha", ACTOR, roles=("r",), life_ns=5 * HOUR_NS, note="n")
     later = issuing(store, NOW_NS + HOUR_NS, seed=8)
     by = Actor('User::"dev"', "os", "leaving")
     second = later.rotate(first.row.digest, by, overlap_ns=2 * HOUR_NS)
@@ -122,8 +122,8 @@ def test_a_rotation_changes_both_rows_at_once_and_tells_who(store: Store) -> Non
 
 
 def test_an_overlap_never_lets_the_old_one_outlive_its_own_end(store: Store) -> None:
-    first = issuing(store, NOW_NS).issue("alpha", ACTOR, expires_ns=NOW_NS + HOUR_NS)
-    issuing(store, NOW_NS, seed=8).rotate(first.row.digest, ACTOR, overlap_ns=9 * HOUR_NS, expires_ns=0)
+    first = issuing(store, NOW_NS).issue("alpha", ACTOR, life_ns=HOUR_NS)
+    issuing(store, NOW_NS, seed=8).rotate(first.row.digest, ACTOR, overlap_ns=9 * HOUR_NS, life_ns=0)
     old, new = sorted(store.keys_since(0), key=lambda row: row.generation)
     assert (old.expires_ns, new.expires_ns) == (NOW_NS + HOUR_NS, 0)
 
@@ -140,6 +140,18 @@ def test_a_secret_is_found_by_the_start_of_its_digest_or_as_the_only_one_of_its_
     for name in ("", "nobody"):
         with pytest.raises(Unfit, match="expected one"):
             desk.find(name)
+
+
+def test_a_keys_name_is_never_taken_for_the_start_of_another_ones_digest(store: Store) -> None:
+    desk = issuing(store, NOW_NS)
+    other = desk.issue("alpha", ACTOR)
+    name = other.row.digest[:4]
+    mine = desk.issue(name, ACTOR)
+    assert desk.find(name) == desk.find(mine.row.digest)
+    desk.revoke(mine.row.digest, ACTOR)
+    with pytest.raises(Unfit, match=f"0 secrets in force of key `{name}`"):
+        desk.find(name)
+    assert desk.find(other.row.digest[:5]).key == "alpha"
 
 
 def test_two_desks_at_once_leave_one_chain(place: Place) -> None:

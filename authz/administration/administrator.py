@@ -18,24 +18,30 @@ class NotPermitted(AuthzError):
 
 
 class Administrator:
-    """A user of the directory, in all of their teams.
+    """A user, in all the teams in which they act.
 
-    They may do what a policy permits them in one of their teams, unless one forbids it them in any. Raises `NotPermitted` for a
-    user whom the directory does not have, or has disabled.
+    They may do what a policy permits them in one of their teams, unless one forbids it them in any. Raises `NotPermitted` where
+    there is no team: a user whom the directory does not have, or has disabled.
+
+    principals  the same user in each team: of the directory, by `user`; or of a token, by `TokenReader.acting`
     """
 
-    def __init__(self, bundle: Bundle, user: str, now_ns: int) -> None:
-        self._bundle, self._now_ns = bundle, now_ns
-        directory = bundle.directory
-        found = (directory.user(user, team, now_ns) for team in directory.users.get(user, {}))
-        self._principals = tuple(principal for principal in found if principal is not None)
+    def __init__(self, bundle: Bundle, principals: Iterable[Principal], now_ns: int, *, name: str = "") -> None:
+        self._bundle, self.now_ns = bundle, now_ns
+        self._principals = tuple(principals)
         if not self._principals:
-            raise NotPermitted(f"no user `{user}` in force in the directory, expected one of `users`")
+            raise NotPermitted(f"no user `{name}` in force in the directory, expected one of `users`")
         self.uid = self._principals[0].uid
         self.roles = self._principals[0].roles
 
+    @classmethod
+    def user(cls, bundle: Bundle, name: str, now_ns: int) -> Administrator:
+        """One whom `users` of the directory names, for who is trusted to say so."""
+        found = (bundle.directory.user(name, team, now_ns) for team in bundle.directory.users.get(name, {}))
+        return cls(bundle, (principal for principal in found if principal is not None), now_ns, name=name)
+
     def may(self, action: str, resource: Uid) -> bool:
-        context = AdminContext(source_ip="", now_ns=self._now_ns)
+        context = AdminContext(source_ip="", now_ns=self.now_ns)
         verdicts = [self._bundle.policy.decide(each, action, (resource,), context) for each in self._principals]
         refused = any(verdict.forbidden or verdict.errors for verdict in verdicts)
         return not refused and any(verdict.allowed for verdict in verdicts)
