@@ -25,11 +25,12 @@ from authz.identity.authentication import Authenticator
 from authz.identity.credentials import KeyRing
 from authz.identity.jwks import KeySets, fetch
 from authz.identity.tokens import TokenReader
-from authz.identity.upstream import UpstreamKey, Upstreams, UpstreamSource
-from authz.model import Outcome, Receipt, Record
+from authz.identity.upstream import UpstreamKey, Upstreams, UpstreamSource, named
+from authz.model import Outcome, Receipt, Record, UpstreamLimit, UpstreamRoom
 from authz.pdp import Pdp
 from authz.published import Published
 from authz.quota.calibration import Calibration
+from authz.quota.headroom import Headroom
 from authz.quota.ledger import Change
 from authz.review import gate
 from authz.settings import Alerts, Settings, Upstream
@@ -38,6 +39,7 @@ from authz.store import Store, open_store
 from authz.telemetry.exporters import meter_provider
 from authz.telemetry.metrics import Metrics
 from authz.telemetry.records import RecordWriter
+from authz.telemetry.upstream import UpstreamMetrics
 
 TICK_S: Final = 0.5
 """How often issued keys are read again and the sweeper runs: half of the second within which a revocation is promised."""
@@ -79,7 +81,10 @@ class Engine:
         folder = Path(settings.bundle)
         with ExitStack() as stack:
             self.source = BundleSource(folder, load, clock=clock, reloaded=lambda outcome: metrics.reloaded(outcome))
-            metrics = Metrics(meter_provider(settings.metrics.listen, stack), self._bundle_state)
+            provider = meter_provider(settings.metrics.listen, stack)
+            metrics = Metrics(provider, self._bundle_state)
+            self.headroom = Headroom()
+            upstream_metrics = UpstreamMetrics(provider, self.upstream_rooms)
             self._upstreams = Upstreams(_upstreams(settings.upstream), environ, refused=metrics.refused_upstream)
             self._watcher = Watcher(self.source, folder, poll_s=settings.reload.poll_s) if settings.reload.watch else None
             self.store: Store = open_store(settings.store)
@@ -106,6 +111,7 @@ class Engine:
                 metrics=metrics,
                 ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
                 expect=self.calibration.find,
+                headroom=self.headroom,
             )
             self.settler = Settler(
                 self.fallback,
@@ -113,6 +119,9 @@ class Engine:
                 record=record,
                 observe=self.calibration.observe,
                 alerted=lambda alert: metrics.alerted(alert.quota),
+                doubted=lambda doubt: upstream_metrics.doubted(doubt.value),
+                refused=upstream_metrics.refused,
+                limited=self._learn_limits,
             )
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
             self._fetcher = threading.Thread(target=self._fetch_keys, name="authz-jwks", daemon=True)
@@ -126,6 +135,13 @@ class Engine:
     def upstream_key(self, team: str, now_ns: int) -> UpstreamKey | None:
         """The one that a team's next request goes with."""
         return self._upstreams.find(team, now_ns)
+
+    def upstream_rooms(self) -> tuple[UpstreamRoom, ...]:
+        """What this process knows of the upstream's own limits."""
+        return self.headroom.rooms(self._clock())
+
+    def _learn_limits(self, upstream: str, model: str, limits: tuple[UpstreamLimit, ...]) -> None:
+        self.headroom.learn(named(upstream), model, limits)
 
     def _bundle_state(self) -> tuple[str, bool]:
         status = self.source.status
