@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from authz.errors import Refused
 from authz.model import NANOS_PER_USD, Deny, Meter, QuotaState
+from authz.quota.headroom import Crowded
 from authz.quota.ledger import Full
 from authz.reasons import SPEC, Reason
 
@@ -38,8 +39,22 @@ class Answer(Struct, frozen=True):
 def refusal(refused: Refused) -> Answer:
     """The answer to a request that a phase refused."""
     spec = SPEC[refused.reason]
-    retry = (("retry-after", "1"),) if spec.status == 503 else ()
-    return Answer(refused.reason, spec.status, spec.type, refused.message, refused.param, retry)
+    after_s = refused.retry_after_s or (1 if spec.status == 503 else 0)
+    retry = (("retry-after", str(after_s)),) if after_s else ()
+    return Answer(refused.reason, spec.status, refused.kind or spec.type, refused.message, refused.param, retry)
+
+
+def crowded(found: Crowded, model: str, team: str) -> Refused:
+    """Why a team waits while little is left of what the upstream lets the organisation have."""
+    what = found.meter.value
+    return Refused(
+        Reason.RATE_LIMIT_EXCEEDED,
+        f"Little is left of the organisation's {what} for model `{model}` at the upstream, and the team `{team}` has had its "
+        f"share: Limit {found.limit}, Left {found.left}, Share {found.share}, Used {found.used}. "
+        f"Please try again in {found.wait_s}s.",
+        kind=what,
+        retry_after_s=found.wait_s,
+    )
 
 
 def quota_refusal(full: Full, model: str, now_ns: int) -> Answer:

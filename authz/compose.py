@@ -27,11 +27,12 @@ from authz.identity.authentication import Authenticator
 from authz.identity.credentials import KeyRing
 from authz.identity.jwks import KeySets, fetch
 from authz.identity.tokens import TokenReader
-from authz.identity.upstream import UpstreamKey, Upstreams, UpstreamSource
-from authz.model import Outcome, Receipt, Record
+from authz.identity.upstream import UpstreamKey, Upstreams, UpstreamSource, named
+from authz.model import Outcome, Receipt, Record, UpstreamLimit, UpstreamRoom
 from authz.pdp import Pdp
 from authz.published import Published
 from authz.quota.calibration import Calibration
+from authz.quota.headroom import Headroom
 from authz.quota.ledger import Change
 from authz.review import gate
 from authz.settings import Alerts, Settings, Upstream
@@ -40,6 +41,7 @@ from authz.store import Store, open_store
 from authz.telemetry.exporters import meter_provider
 from authz.telemetry.metrics import Metrics
 from authz.telemetry.records import RecordWriter
+from authz.telemetry.upstream import UpstreamMetrics
 from authz.telemetry.watch import Watched
 
 TICK_S: Final = 0.5
@@ -90,6 +92,8 @@ class Engine:
             self.source = BundleSource(folder, load, clock=clock, reloaded=lambda outcome: metrics.reloaded(outcome))
             meters = meter_provider(settings.metrics.listen, stack) if sidecar else get_meter_provider()
             metrics = Metrics(meters, self._bundle_state)
+            self.headroom = Headroom()
+            upstream_metrics = UpstreamMetrics(meters, self.upstream_rooms)
             self._upstreams = Upstreams(_upstreams(settings.upstream), environ, refused=metrics.refused_upstream)
             self._watcher = Watcher(self.source, folder, poll_s=settings.reload.poll_s) if settings.reload.watch else None
             self.store: Store = open_store(settings.store)
@@ -118,6 +122,7 @@ class Engine:
                 metrics=metrics,
                 ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
                 expect=self.calibration.find,
+                headroom=self.headroom,
             )
             self.settler = Settler(
                 self.fallback,
@@ -125,6 +130,9 @@ class Engine:
                 record=record,
                 observe=self.calibration.observe,
                 alerted=lambda alert: metrics.alerted(alert.quota),
+                doubted=lambda doubt: upstream_metrics.doubted(doubt.value),
+                refused=upstream_metrics.refused,
+                limited=self._learn_limits,
             )
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
             self._key_reader = threading.Thread(target=self._read_keys, name="authz-keys", daemon=True)
@@ -143,6 +151,13 @@ class Engine:
     @property
     def clock(self) -> Clock:
         return self._clock
+
+    def upstream_rooms(self) -> tuple[UpstreamRoom, ...]:
+        """What this process knows of the upstream's own limits."""
+        return self.headroom.rooms(self._clock())
+
+    def _learn_limits(self, upstream: str, model: str, limits: tuple[UpstreamLimit, ...]) -> None:
+        self.headroom.learn(named(upstream), model, limits)
 
     def _bundle_state(self) -> tuple[str, bool]:
         status = self.source.status

@@ -55,10 +55,17 @@ class ConfigError(AuthzError):
 
 
 class Refused(AuthzError):
-    """Raised inside a phase when the request cannot go on; the PDP turns it into a `Deny`."""
+    """Raised inside a phase when the request cannot go on; the PDP turns it into a `Deny`.
 
-    def __init__(self, reason: Reason, message: str, *, param: str | None = None) -> None:
+    kind           the answer's `type`, where it is not the reason's own
+    retry_after_s  0 where trying again changes nothing
+    """
+
+    def __init__(
+        self, reason: Reason, message: str, *, param: str | None = None, kind: str = "", retry_after_s: int = 0
+    ) -> None:
         self.reason, self.message, self.param = reason, message, param
+        self.kind, self.retry_after_s = kind, retry_after_s
         super().__init__(f"{reason.value}: {message}")
 
 

@@ -298,6 +298,28 @@ class Reply(Struct, frozen=True):
 Decision = Allow | Deny | Reply
 
 
+class UpstreamLimit(Struct, frozen=True):
+    """One of the upstream's own limits, as its answer said at `at_ns`: `reset_ns` after that the whole of it is there again."""
+
+    meter: Meter
+    limit: int
+    remaining: int
+    reset_ns: int
+    at_ns: int
+
+
+class UpstreamRoom(Struct, frozen=True):
+    """What is left of one of the upstream's limits at a moment, by estimate; `teams` have asked for some of it lately."""
+
+    upstream: str
+    model: str
+    meter: Meter
+    limit: int
+    left: int
+    teams: int
+    learned_ns: int
+
+
 class Receipt(Struct, frozen=True):
     """What the enforcement point reports of one request afterwards.
 
@@ -306,6 +328,7 @@ class Receipt(Struct, frozen=True):
     status          the HTTP status that the client got, 0 for none
     usage           the upstream's own count, or None where it gave none that can be believed
     upstream        the name of the key that it went with, from the allow's metadata
+    limits          what the upstream's answer said of its own limits
     """
 
     reservation_id: str
@@ -314,3 +337,4 @@ class Receipt(Struct, frozen=True):
     status: int
     usage: Usage | None
     upstream: str = ""
+    limits: tuple[UpstreamLimit, ...] = ()

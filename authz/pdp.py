@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, Protocol, TypeVar, assert_never
 from zoneinfo import ZoneInfo
 
-from authz.answers import Answer, limit_headers, quota_refusal, refusal
+from authz.answers import Answer, crowded, limit_headers, quota_refusal, refusal
 from authz.bundle import Bundle
 from authz.clock import Clock
 from authz.errors import Refused, StoreUnavailable
@@ -41,6 +41,7 @@ from authz.model import (
 )
 from authz.policy import Context, Percents, Verdict
 from authz.quota.calibration import Expectation
+from authz.quota.headroom import Headroom
 from authz.quota.ledger import Charge, Full, Held, Hold, Terms
 from authz.reasons import Reason
 from authz.recording import Trace, printable, recorded
@@ -83,6 +84,7 @@ class Pdp:
     new_id  an unguessable id of 128 bits or more; also the name under which a reservation is reported on
     record  takes the decision record; must not block
     expect  what a key is known to use on a model; None for no more than the price book says
+    headroom  what is left of the upstream's own limits; by default nothing is known of them, and nobody is held back
     """
 
     def __init__(
@@ -97,10 +99,11 @@ class Pdp:
         metrics: Metrics,
         ttl_ns: int,
         expect: Callable[[str, str], Expectation | None] = lambda key, model: None,
+        headroom: Headroom | None = None,
     ) -> None:
         self._parts, self._who, self._store = parts, who, store
         self._clock, self._new_id, self._record, self._metrics, self._ttl_ns = clock, new_id, record, metrics, ttl_ns
-        self._expect = expect
+        self._expect, self._headroom = expect, headroom or Headroom()
 
     def decide(self, request: Request) -> Decision:
         """Allow or Deny. Never raises for what a caller sent or for a store that is gone."""
@@ -161,7 +164,8 @@ class Pdp:
         charges = bundle.quotas.charges(principal, model.id, model.groups, bound)
 
         # 5 policy: may they
-        trace.verdict = verdict = self._judged(trace, principal, ask, ask.action, model, bound, charges)
+        named = _named(ask, model)
+        trace.verdict = verdict = self._judged(trace, principal, ask, ask.action, named, bound, charges)
         if not verdict.allowed:
             raise _policy_refusal(verdict, principal, ask, model)
 
@@ -169,6 +173,13 @@ class Pdp:
         trace.upstream_key = self._parts.upstream_key(principal.team.id, trace.started_ns)
         if trace.upstream_key is None:
             raise Refused(Reason.UPSTREAM_KEY_UNAVAILABLE, "No upstream key is available, retry shortly.")
+
+        # 7 head-room: has this team had its share of what little the upstream has left
+        expected_tokens = bound.expected.get(Meter.TOKENS, 0)
+        team, upstream = principal.team.id, trace.upstream_key.name
+        full = self._headroom.look(upstream, model.id, team, expected_tokens, trace.started_ns)
+        if full is not None:
+            raise crowded(full, model.id, team)
 
         request_id = trace.request.request_id
         return Hold(
@@ -186,7 +197,7 @@ class Pdp:
                 action=ask.action,
                 price=price,
                 at_most=bound.at_most,
-                expected_tokens=bound.expected.get(Meter.TOKENS, 0),
+                expected_tokens=expected_tokens,
                 input_bytes=ask.input_bytes,
             ),
             ttl_ns=self._ttl_ns,
@@ -206,6 +217,7 @@ class Pdp:
                     headers = (*headers, (KEY_EXPIRES_HEADER, moment(trace.key_expires_ns)))
                     self._metrics.used_replaced_key()
                 upstream = trace.upstream_key
+                self._take(trace, upstream)
                 return Allow(outcome.reservation_id, upstream.secret, headers, record, upstream.id)
             case Full():
                 assert trace.model is not None  # INVARIANT: phase 2 set it
@@ -214,23 +226,33 @@ class Pdp:
             case _:
                 assert_never(outcome)
 
+    def _take(self, trace: Trace, upstream: UpstreamKey) -> None:
+        """Counts an allowed request off what is left at the upstream."""
+        principal, model, bound = trace.principal, trace.model, trace.estimate
+        assert principal is not None  # INVARIANT: what is held has been through every phase
+        assert model is not None
+        assert bound is not None
+        tokens = bound.expected.get(Meter.TOKENS, 0)
+        self._headroom.take(upstream.name, model.id, principal.team.id, tokens, trace.started_ns)
+
     def _judged(
         self,
         trace: Trace,
         principal: Principal,
         ask: Ask,
         action: str,
-        model: ModelSpec,
+        named: tuple[Uid, ...],
         bound: Estimate,
         charges: tuple[Charge, ...],
     ) -> Verdict:
-        """Cedar's answer; how full the quotas are is found out only where a policy asks."""
-        policy, asked = trace.bundle.policy, Uid("Model", model.id)
-        fill = self._store.look(charges, trace.started_ns) if policy.reads_quotas(principal, action, asked) else ()
+        """Cedar's answer on every name; how full the quotas are is found out only where a policy asks."""
+        policy = trace.bundle.policy
+        reads = any(policy.reads_quotas(principal, action, name) for name in named)
+        fill = self._store.look(charges, trace.started_ns) if reads else ()
         context = _context(trace, ask, bound, principal, fill)
-        verdict = policy.decide(principal, action, (asked,), context)
+        verdict = policy.decide(principal, action, named, context)
         if verdict.allowed and trace.narrowed is not None:
-            verdict = policy.decide(trace.narrowed, action, (asked,), context)
+            verdict = policy.decide(trace.narrowed, action, named, context)
         return verdict
 
     def _list(self, trace: Trace, principal: Principal, ask: Ask) -> Reply:
@@ -238,7 +260,7 @@ class Pdp:
 
         def may(action: str, model: ModelSpec) -> bool:
             charges = trace.bundle.quotas.charges(principal, model.id, model.groups, estimate.ANYTHING)
-            verdict = self._judged(trace, principal, ask, action, model, estimate.ANYTHING, charges)
+            verdict = self._judged(trace, principal, ask, action, _named(ask, model), estimate.ANYTHING, charges)
             if verdict.errors:
                 trace.verdict = verdict
             return verdict.allowed
@@ -328,6 +350,12 @@ def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
             raise Refused(Reason.MODEL_NOT_FOUND, f"The model `{printable(name)}` does not exist.", param="model")
         case _:
             assert_never(found)
+
+
+def _named(ask: Ask, model: ModelSpec) -> tuple[Uid, ...]:
+    """What has to be allowed: the model, and the alias that the request names it by."""
+    resolved, asked = Uid("Model", model.id), tuple(Uid("Model", name) for name in ask.models[:1])
+    return (resolved,) if asked in ((), (resolved,)) else (*asked, resolved)
 
 
 def _context(trace: Trace, ask: Ask, bound: Estimate, principal: Principal, fill: tuple[QuotaState, ...]) -> Context:

@@ -99,7 +99,7 @@ class Sidecar:
             grpc.method_handlers_generic_handler(
                 ACCESS_LOG, {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(self._access_log)}
             ),
-            status.handler(lambda: self._engine.source.status),
+            status.handler(lambda: self._engine.source.status, self._engine.upstream_rooms),
             decisions.Decisions(self._engine, self._draining).handler(),
         )
 

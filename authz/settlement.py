@@ -11,7 +11,7 @@ import msgspec
 
 from authz.clock import Clock
 from authz.inference import estimate
-from authz.model import Meter, Outcome, Receipt, Record, SettlementRecord, Usage
+from authz.model import Meter, Outcome, Receipt, Record, SettlementRecord, UpstreamLimit, Usage
 from authz.quota.calibration import Observed
 from authz.quota.ledger import Actual, Alert, Change, Reservation
 from authz.telemetry.records import timestamp
@@ -48,6 +48,8 @@ class Settler:
     observe  learns from what a request really used
     alerted  counts an alert
     doubted  counts an answer whose usage is odd
+    refused  counts an answer in which the upstream refused, by status
+    limited  learns what the upstream says of its own limits: the key's id, the model
     """
 
     def __init__(
@@ -59,9 +61,12 @@ class Settler:
         observe: Callable[[Observed], None],
         alerted: Callable[[Alert], None],
         doubted: Callable[[Doubt], None] = lambda doubt: None,
+        refused: Callable[[int], None] = lambda status: None,
+        limited: Callable[[str, str, tuple[UpstreamLimit, ...]], None] = lambda upstream, model, limits: None,
     ) -> None:
         self._store, self._clock, self._record = store, clock, record
         self._observe, self._alerted, self._doubted = observe, alerted, doubted
+        self._refused, self._limited = refused, limited
 
     def settle(self, receipt: Receipt) -> Change:
         """What the enforcement point reports of a request, in amounts."""
@@ -87,6 +92,10 @@ class Settler:
 
         # 3 who has to know
         self._tell(change, reservation.id, receipt.outcome, actual, now_ns)
+        if receipt.limits:
+            self._limited(receipt.upstream, reservation.terms.model, receipt.limits)
+        if change.changed and receipt.outcome is Outcome.UPSTREAM_ERROR:
+            self._refused(receipt.status)
         if change.changed and receipt.outcome is Outcome.ANSWERED:
             if actual.usage is not None:
                 self._observe(_observed(reservation, actual.usage))

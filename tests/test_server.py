@@ -18,10 +18,12 @@ from grpc_reflection.v1alpha import reflection_pb2
 from authz.bundle import Status
 from authz.envoy.wire import accesslog_pb2, check_pb2
 from authz.errors import ConfigError, Refused
-from authz.model import DecisionRecord, Deny, Receipt, Request
+from authz.model import DecisionRecord, Deny, Meter, Receipt, Request, UpstreamRoom
 from authz.reasons import SPEC, Reason
 from authz.server import ACCESS_LOG, AUTHORIZATION, Sidecar
 from authz.settings import Listen
+
+ROOM = UpstreamRoom("default", "m", Meter.TOKENS, limit=100, left=7, teams=2, learned_ns=3)
 
 
 def denied(reason: Reason) -> Deny:
@@ -39,6 +41,7 @@ class FakeEngine:
         self.receipts: list[Receipt] = []
         self.bundle = SimpleNamespace(digest="b")
         self.source = SimpleNamespace(status=Status("sha256:b", 7))
+        self.upstream_rooms = lambda: (ROOM,)
         self.pdp = self.settler = self
 
     def decide(self, request: Request) -> Deny:

@@ -26,11 +26,13 @@ def entities(directory: Directory, prices: PriceBook) -> Iterator[Entity]:
         yield Entity(principal.uid, (*users, principal.team, *principal.roles), {"team": principal.team})
     for group in prices.groups:
         yield Entity(group)
-    for model in prices.models.values():
-        yield _model(model)
+    for name, model in prices.names.items():
+        if isinstance(model, ModelSpec):
+            yield _model(name, model)
 
 
-def _model(model: ModelSpec) -> Entity:
+def _model(name: str, model: ModelSpec) -> Entity:
+    """An alias is a model of its own beside the one that it stands for: a request that names it has to be allowed on both."""
     prices = {"input_price": model.price.input, "output_price": model.price.output} if model.price else {}
     ceilings = {"context_tokens": model.context_tokens, "max_output_tokens": model.max_output_tokens}
-    return Entity(Uid("Model", model.id), model.groups, {**prices, **ceilings})
+    return Entity(Uid("Model", name), model.groups, {**prices, **ceilings})

@@ -7,10 +7,13 @@ taken from one source only, the first of those below that can be believed, so wh
     groq.usage usage       a stream with `stream_options.include_usage`
     groq.usage response    a stream of the Responses API
     envoy.ai.token_usage   a plain answer
+
+What the upstream says of its own limits comes from headers that Envoy keeps from the client, in `groq.limits`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,12 +23,14 @@ from authz.envoy.answer import RESERVATION, UPSTREAM
 from authz.envoy.wire import accesslog_pb2
 from authz.errors import Refused
 from authz.inference.reported import from_usage, plausible
-from authz.model import Outcome, Receipt, Usage
+from authz.model import MAX_AMOUNT, Meter, Outcome, Receipt, UpstreamLimit, Usage
 from authz.reasons import Reason
 
 AUTHZ_NAMESPACE: Final = "envoy.filters.http.ext_authz"
 STREAM_NAMESPACE: Final = "groq.usage"
 STREAM_KEYS: Final = ("x_groq", "usage", "response")
+LIMITS_NAMESPACE: Final = "groq.limits"
+LIMITED: Final = (Meter.REQUESTS, Meter.TOKENS)
 PLAIN_NAMESPACE: Final = "envoy.ai.token_usage"
 PLAIN_TYPE: Final = "type.googleapis.com/envoy.data.ai.v3.TokenUsage"
 
@@ -71,6 +76,7 @@ def _receipt(entry: Entry) -> Receipt:
         status=entry.response.response_code.value,
         usage=_usage(entry) if outcome in (Outcome.ANSWERED, Outcome.ABANDONED) else None,
         upstream=_said(entry, UPSTREAM),
+        limits=tuple(_limits(entry)),
     )
 
 
@@ -108,6 +114,45 @@ def _outcome(entry: Entry) -> Outcome:
         or flags.local_reset
     )
     return Outcome.ANSWERED if ran_its_course and not broken else Outcome.ABANDONED
+
+
+_RESET: Final = re.compile(
+    r"(?:(?P<h>\d{1,5})h)?(?:(?P<m>\d{1,6})m)?(?:(?P<s>\d{1,8}(?:\.\d{1,12})?)s)?(?:(?P<ms>\d{1,9}(?:\.\d{1,12})?)ms)?",
+    re.ASCII,
+)
+_UNIT_NS: Final = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6}
+
+
+def _limits(entry: Entry) -> Iterator[UpstreamLimit]:
+    """Each limit of which all three headers can be read; its time is that of the answer's first byte."""
+    common = entry.common_properties
+    metadata = common.metadata.filter_metadata
+    if LIMITS_NAMESPACE not in metadata or not common.HasField("time_to_first_upstream_rx_byte"):
+        return
+    at_ns = common.start_time.ToNanoseconds() + common.time_to_first_upstream_rx_byte.ToNanoseconds()
+    said = metadata[LIMITS_NAMESPACE].fields
+    for meter in LIMITED:
+        texts = [said[name].string_value if name in said else "" for name in _limit_names(meter)]
+        limit, remaining, reset_ns = _whole(texts[0]), _whole(texts[1]), _duration_ns(texts[2])
+        if limit and remaining is not None and reset_ns is not None:
+            yield UpstreamLimit(meter, limit, min(remaining, limit), reset_ns, at_ns)
+
+
+def _limit_names(meter: Meter) -> tuple[str, str, str]:
+    return f"limit-{meter.value}", f"remaining-{meter.value}", f"reset-{meter.value}"
+
+
+def _whole(text: str) -> int | None:
+    found = int(text) if 0 < len(text) <= 16 and text.isascii() and text.isdigit() else None
+    return found if found is not None and found <= MAX_AMOUNT else None
+
+
+def _duration_ns(text: str) -> int | None:
+    """`2m59.56s`, `7.66s`, `1h0m12s`, `120ms`."""
+    match = _RESET.fullmatch(text) if 0 < len(text) <= 40 else None
+    if match is None:
+        return None
+    return sum(round(float(number) * _UNIT_NS[unit]) for unit, number in match.groupdict().items() if number is not None)
 
 
 def _usage(entry: Entry) -> Usage | None:

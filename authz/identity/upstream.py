@@ -40,6 +40,15 @@ class UpstreamKey(Struct, frozen=True):
     id: str
     secret: Secret
 
+    @property
+    def name(self) -> str:
+        return named(self.id)
+
+
+def named(key_id: str) -> str:
+    """What the settings call the key of this id."""
+    return key_id.rpartition("/")[0]
+
 
 _Stamp = tuple[int, int, int]
 

@@ -54,7 +54,11 @@ def of(ask: Ask, model: ModelSpec) -> tuple[Estimate, Price | None]:
     metered = METERED.get(ask.action)
     if ask.action in model.actions:
         if metered is Metered.TOKENS and model.price is not None:
-            return _by_token(ask, model, model.price), model.price
+            price = model.tiers.get(ask.service_tier)
+            if price is None:
+                problem = f"The service tier `{ask.service_tier}` has no price here."
+                raise Refused(Reason.MODEL_NOT_PRICED, problem, param="service_tier")
+            return _by_token(ask, model, price), price
         if metered is Metered.AUDIO_SECONDS and model.audio_hour is not None:
             return _known(*_audio(ask.audio_seconds, model.audio_hour, model.minimum_audio_seconds)), None
         if metered is Metered.CHARACTERS and model.million_characters is not None:

@@ -10,8 +10,8 @@ from authz.reasons import Reason
 
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 
-_TIERS: Final = frozenset({"auto", "on_demand", "flex"})
-"""Those at the on-demand price. `performance` has one of its own, which is not in the price book."""
+_TIERS: Final = frozenset({"auto", "on_demand", "flex", "performance"})
+"""Those that the price book can have a price for; whether it has one is found out with the model."""
 
 
 def wrong(param: str, problem: str) -> Refused:
@@ -52,7 +52,7 @@ def tier_of(fields: dict[str, Any]) -> str:
     if tier is None:
         return "on_demand"
     if not isinstance(tier, str) or tier not in _TIERS:
-        raise unpriced("service_tier", "has no price here: expected auto, on_demand or flex")
+        raise unpriced("service_tier", "has no price here: expected auto, on_demand, flex or performance")
     return tier
 
 

@@ -1,6 +1,7 @@
 """The price book: `models.yaml`, which models there are, what they serve, how large a request can be and what it costs.
 
     version: "2026-08-08"
+    tiers:   {flex: "1"}                          # what a service tier costs, times the on-demand price; others are denied
     groups:  {cheapest: {note: …}}
     models:
       openai/gpt-oss-20b:
@@ -21,6 +22,7 @@ for every number of up to 15 digits, so quoting is a matter of taste.)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Final, Literal
@@ -30,6 +32,7 @@ from msgspec import Meta, Struct
 from authz.model import MAX_AMOUNT, NANOS_PER_USD, Price, Uid
 from authz.yamlfile import Source
 
+Tier = Literal["flex", "performance"]
 Action = Literal["chat", "respond", "embed", "transcribe", "translate", "speak", "batch"]
 Text = Annotated[str, Meta(max_length=500)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -38,6 +41,8 @@ Dollars = str | int | float
 
 _PUNCTUATION: Final = frozenset("._-/:")
 _NANO_PLACES: Final = 9
+
+ON_DEMAND: Final = "on_demand"
 
 
 class GroupRow(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +80,7 @@ class DecommissionedRow(Struct, frozen=True, forbid_unknown_fields=True):
 class PriceBookFile(Struct, frozen=True, forbid_unknown_fields=True):
     version: Name
     models: dict[Name, ModelRow]
+    tiers: dict[Tier, Dollars] = {}
     groups: dict[Name, GroupRow] = {}
     aliases: dict[Name, Name] = {}
     decommissioned: dict[Name, DecommissionedRow] = {}
@@ -91,6 +97,7 @@ class ModelSpec(Struct, frozen=True):
     prompt_overhead_tokens  what the upstream's chat template adds to a prompt at most, beside what the body holds
     expected_output_tokens  the prior for an answer's length, until calibration knows better
     minimum_audio_seconds   a shorter upload is billed as this long
+    tiers                   the price by token of every service tier that has one, on demand among them
     """
 
     id: str
@@ -104,6 +111,7 @@ class ModelSpec(Struct, frozen=True):
     prompt_overhead_tokens: int
     expected_output_tokens: int
     minimum_audio_seconds: int = 0
+    tiers: dict[str, Price] = {}
 
 
 class Decommissioned(Struct, frozen=True):
@@ -123,7 +131,7 @@ class PriceBook(Struct, frozen=True):
     names: dict[str, ModelSpec | Decommissioned]
 
     def find(self, name: str) -> ModelSpec | Decommissioned | None:
-        """By exact name. An alias yields the model that it stands for: authorise and price that one's `id`."""
+        """By exact name. An alias yields the model that it stands for, which is priced and, beside the alias, authorised."""
         return self.names.get(name)
 
 
@@ -139,7 +147,11 @@ def read_pricebook(source: Source) -> PriceBook:
     for section, entries in sections:
         for entry in entries:
             _check_name(source, (section, entry), entry)
-    models = {name: _model(source, rows, name) for name in rows.models}
+    times = {tier: _amount(source, ("tiers", tier), value) or 0 for tier, value in rows.tiers.items()}
+    for tier, nanos in times.items():
+        if not nanos:
+            raise source.fail(("tiers", tier), "expected more than nothing: times the on-demand price, like `1`")
+    models = {name: _model(source, rows, name, times) for name in rows.models}
     names: dict[str, ModelSpec | Decommissioned] = {**models}
     for name, row in rows.decommissioned.items():
         if name in names:
@@ -158,7 +170,7 @@ def read_pricebook(source: Source) -> PriceBook:
     )
 
 
-def _model(source: Source, rows: PriceBookFile, name: str) -> ModelSpec:
+def _model(source: Source, rows: PriceBookFile, name: str, times: Mapping[Tier, int]) -> ModelSpec:
     row, at = rows.models[name], ("models", name)
     if not row.actions:
         raise source.fail((*at, "actions"), "expected at least one action")
@@ -170,11 +182,12 @@ def _model(source: Source, rows: PriceBookFile, name: str) -> ModelSpec:
     if row.expected_output_tokens > row.max_output_tokens:
         raise source.fail((*at, "expected_output_tokens"), f"above `max_output_tokens`, which is {row.max_output_tokens}")
     price = row.price or PriceRow()
+    token_price = _token_price(source, at, price)
     return ModelSpec(
         id=name,
         groups=tuple(Uid("ModelGroup", group) for group in row.groups),
         actions=frozenset(row.actions),
-        price=_token_price(source, at, price),
+        price=token_price,
         audio_hour=_amount(source, (*at, "price", "audio_hour"), price.audio_hour),
         million_characters=_amount(source, (*at, "price", "million_characters"), price.million_characters),
         context_tokens=row.context_tokens,
@@ -182,7 +195,25 @@ def _model(source: Source, rows: PriceBookFile, name: str) -> ModelSpec:
         prompt_overhead_tokens=row.prompt_overhead_tokens,
         expected_output_tokens=row.expected_output_tokens,
         minimum_audio_seconds=row.minimum_audio_seconds,
+        tiers=_tiers(token_price, times),
     )
+
+
+def _tiers(price: Price | None, times: Mapping[Tier, int]) -> dict[str, Price]:
+    """Each tier's price, rounded up. With `auto` the upstream chooses: the dearest of them, where flex has a price at all."""
+    if price is None:
+        return {}
+    found: dict[str, Price] = {ON_DEMAND: price}
+    for tier, nanos in times.items():
+        amounts = (price.input, price.output, price.cached_input)
+        found[tier] = Price(*(-(-amount * nanos // NANOS_PER_USD) for amount in amounts))
+    if "flex" in found:
+        found["auto"] = Price(
+            input=max(each.input for each in found.values()),
+            output=max(each.output for each in found.values()),
+            cached_input=max(each.cached_input for each in found.values()),
+        )
+    return found
 
 
 def _token_price(source: Source, at: tuple[str | int, ...], row: PriceRow) -> Price | None:

@@ -80,10 +80,11 @@ def from_body(body: bytes) -> Usage | None:
 
 
 def plausible(input_tokens: int | None, output_tokens: int | None, cached_tokens: int | None) -> Usage | None:
-    """None unless both counts are there, within bounds and not both zero. Cached tokens are part of the input, else none."""
+    """None unless both counts are there and within bounds; nothing is answered to an input of no token. Cached tokens are
+    part of the input, else none."""
     if input_tokens is None or output_tokens is None:
         return None
-    if not (0 <= input_tokens <= MAX_TOKENS and 0 <= output_tokens <= MAX_TOKENS) or input_tokens + output_tokens == 0:
+    if not (0 < input_tokens <= MAX_TOKENS and 0 <= output_tokens <= MAX_TOKENS):
         return None
     cached = cached_tokens or 0
     return Usage(input_tokens, output_tokens, cached if 0 <= cached <= input_tokens else 0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from authz.errors import ConfigError
 from authz.inference.pricebook import PriceBook, read_pricebook
-from authz.model import MAX_AMOUNT, NANOS_PER_USD
+from authz.model import MAX_AMOUNT, NANOS_PER_USD, Price
 from authz.yamlfile import parse_yaml
 
 GOOD = """
@@ -110,3 +110,25 @@ def test_what_is_wrong_is_said_with_its_place(old: str, new: str, problem: str) 
         read(GOOD.replace(old, new, 1))
     assert problem in caught.value.problem
     assert caught.value.line > 0
+
+
+def test_a_tier_costs_so_many_times_the_on_demand_price_rounded_up() -> None:
+    book = read(GOOD + 'tiers: {flex: "0.5", performance: "1.1000001"}')
+    tiers = book.models["a/b"].tiers
+    assert tiers == {
+        "on_demand": Price(50_000_000, 80_000_000, 50_000_000),
+        "flex": Price(25_000_000, 40_000_000, 25_000_000),
+        "performance": Price(55_000_005, 88_000_008, 55_000_005),
+        "auto": Price(55_000_005, 88_000_008, 55_000_005),  # the upstream chooses: the dearest
+    }
+    assert set(read(GOOD).models["a/b"].tiers) == {"on_demand"}, "what the book does not name has no price"
+    assert set(read(GOOD + "tiers: {performance: 2}").models["a/b"].tiers) == {"on_demand", "performance"}
+    assert book.models["free"].tiers == {}
+
+
+@pytest.mark.parametrize(
+    "tiers", ["{flex: 0}", "{flex: -1}", "{flex: x}", "{on_demand: 2}", "{auto: 1}", "{batch: 1}", "{flex: 1e-10}"]
+)
+def test_what_is_no_tier_is_refused(tiers: str) -> None:
+    with pytest.raises(ConfigError):
+        read(GOOD + f"tiers: {tiers}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,12 @@ import httpx
 import pytest
 
 from authz.envoy.bootstrap import EnvoyOptions
-from authz.model import Outcome, Reply, Usage
-from demo.answers import Behaviour
+from authz.model import Meter, Outcome, Reply, Usage
+from authz.reasons import Reason
+from demo.answers import RATE_HEADERS, Behaviour
 from demo.answers import Usage as Reported
 from tests.envoy.front import CHAT, MAX_BODY_BYTES, MAX_UPLOAD_BYTES, Front, front
-from tests.envoy.sidecar import RECORD, RESERVATION_HEADER
+from tests.envoy.sidecar import RECORD, RESERVATION_HEADER, allow, deny
 from tests.inference.sounds import wav
 
 pytestmark = pytest.mark.xdist_group("real-envoy-endpoints")  # one Envoy for the whole file
@@ -145,6 +147,55 @@ def test_a_breakdown_by_models_does_not_take_the_place_of_the_whole(it: Front) -
         it.groq.behave(Behaviour(usage=Reported(100, 20), more={"usage_breakdown": {"models": [part]}}))
         response = it.client.post(CHAT, json={"model": "m", "messages": [], "stream": stream})
         assert usage(it, response) == Usage(100, 20)
+
+
+# ---- what the upstream says of its own limits
+
+
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": (CHAT, {"json": {"model": "m", "messages": []}}),
+    "stream": (CHAT, {"json": {"model": "m", "messages": [], "stream": True}}),
+    "upload": (f"{AUDIO}/transcriptions", {"files": {"file": ("a.wav", wav(1))}, "data": {"model": "m"}}),
+    "translation": (f"{AUDIO}/translations", {"files": {"file": ("a.wav", wav(1))}, "data": {"model": "m"}}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("status", [200, 429, 500])
+def test_groqs_limits_come_with_the_log_and_never_to_the_client(it: Front, name: str, status: int) -> None:
+    path, options = CALLS[name]
+    it.groq.behave(Behaviour(status=status))
+    response = it.client.post(path, **options)
+    assert response.status_code == status
+    assert not [key for key in response.headers if "ratelimit" in key or "x-authz" in key]
+    requests, tokens = it.sidecar.receipt(response.headers[RESERVATION_HEADER]).limits
+    assert (requests.meter, requests.limit, requests.remaining) == (Meter.REQUESTS, 14400, 14370)
+    assert (tokens.meter, tokens.limit, tokens.remaining) == (Meter.TOKENS, 250000, 249683)
+    assert (requests.reset_ns, tokens.reset_ns) == (179_560_000_000, 7_660_000_000)
+    assert abs(requests.at_ns - time.time_ns()) < 60 * 10**9
+
+
+def test_ours_stay_beside_them(it: Front) -> None:
+    ours = {"x-ratelimit-limit-requests": "7", "x-ratelimit-remaining-tokens": "8"}
+    it.sidecar.decide = lambda _: allow("rsv-both", tuple(ours.items()))
+    try:
+        response = it.client.post(CHAT, json={"model": "m", "messages": []})
+    finally:
+        it.sidecar.decide = it.sidecar.decide_by_key
+    assert {name: response.headers[name] for name in RATE_HEADERS if name in response.headers} == ours
+    assert [limit.limit for limit in it.sidecar.receipt("rsv-both").limits] == [14400, 250000]
+
+
+def test_a_client_cannot_tell_us_of_limits(it: Front) -> None:
+    headers = dict.fromkeys(RATE_HEADERS, "1")
+    headers |= {f"x-authz-upstream-{name.removeprefix('x-ratelimit-')}": "1" for name in RATE_HEADERS}
+    response = it.client.post(CHAT, json={"model": "m", "messages": []}, headers=headers)
+    assert [limit.limit for limit in it.sidecar.receipt(response.headers[RESERVATION_HEADER]).limits] == [14400, 250000]
+    it.sidecar.decide = lambda _: deny(Reason.RATE_LIMIT_EXCEEDED, (("x-ratelimit-limit-requests", "5"),))
+    try:
+        assert it.client.post(CHAT, json={}, headers=headers).headers["x-ratelimit-limit-requests"] == "5"
+    finally:
+        it.sidecar.decide = it.sidecar.decide_by_key
 
 
 # ---- what is answered without the upstream

@@ -70,7 +70,7 @@ def test_a_bad_field_is_named(fields: dict[str, Any], param: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"service_tier": "performance"}, "service_tier"),
+        ({"service_tier": "default"}, "service_tier"),
         ({"service_tier": 1}, "service_tier"),
         ({"compound_custom": {"models": {"answering_model": "other"}}}, "compound_custom"),
         ({"search_settings": {}}, "search_settings"),

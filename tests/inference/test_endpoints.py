@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from authz import inference
@@ -218,12 +219,13 @@ SPEC = ModelSpec(
     prompt_overhead_tokens=10,
     expected_output_tokens=100,
     minimum_audio_seconds=10,
+    tiers={"on_demand": Price(input=50_000_000, output=80_000_000, cached_input=25_000_000)},
 )
 
 
 def test_embeddings_are_bounded_text_by_text_and_have_no_output() -> None:
     found, price = estimate.of(Ask("embeddings", "embed", ("m",), input_bytes=2500, inputs=3), SPEC)
-    assert price is SPEC.price
+    assert price == SPEC.price
     assert found.at_most[Meter.INPUT_TOKENS] == 2530
     assert found.at_most[Meter.OUTPUT_TOKENS] == found.expected[Meter.OUTPUT_TOKENS] == 0
     assert found.at_most[Meter.SPEND] == 2530 * 50
@@ -259,3 +261,19 @@ def test_a34_a_use_without_its_own_price_is_denied(action: str, without: str) ->
         with pytest.raises(Refused) as caught:
             estimate.of(asked, model)
         assert caught.value.reason is Reason.MODEL_NOT_PRICED
+
+
+@pytest.mark.parametrize("action", ["chat", "embed"])
+def test_a31_a_tier_is_priced_or_denied(action: str) -> None:
+    flex = Price(input=100_000_000, output=160_000_000, cached_input=50_000_000)
+    tiered = msgspec.structs.replace(SPEC, tiers=SPEC.tiers | {"flex": flex})
+    ask = Ask("x", action, ("m",), input_bytes=100, max_output_tokens=10, service_tier="flex")
+    found, price = estimate.of(ask, tiered)
+    on_demand, _ = estimate.of(msgspec.structs.replace(ask, service_tier="on_demand"), tiered)
+    assert price == flex
+    assert found.at_most[Meter.SPEND] == 2 * on_demand.at_most[Meter.SPEND]
+    assert found.at_most[Meter.TOKENS] == on_demand.at_most[Meter.TOKENS]
+    for tier in ("auto", "performance"):
+        with pytest.raises(Refused) as caught:
+            estimate.of(msgspec.structs.replace(ask, service_tier=tier), tiered)
+        assert (caught.value.reason, caught.value.param) == (Reason.MODEL_NOT_PRICED, "service_tier")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from authz.model import Decision, Deny, Reply, Request
+from authz.model import Allow, Decision, Deny, Reply, Request
 from authz.reasons import Reason
 from tests.place import Place, lay_out, opened_at
 
@@ -150,3 +150,43 @@ def test_a29_a_name_that_is_only_like_a_models_is_no_model(open_with: Open, name
     assert isinstance(refused, Deny)
     assert (refused.reason, refused.param) == (Reason.MODEL_NOT_FOUND, "model")
     assert refused.message.isprintable()
+
+
+# ---- aliases
+
+
+ALIASED = '@id("all") permit (principal, action in Action::"infer", resource in ModelGroup::"cheapest");\n'
+
+
+@pytest.mark.parametrize(
+    ("policies", "by_alias", "by_name"),
+    [
+        (ALIASED, True, True),
+        (ALIASED + '@id("no") forbid (principal, action, resource == Model::"fast");', False, True),
+        (ALIASED + f'@id("no") forbid (principal, action, resource == Model::"{SMALL}");', False, False),
+        (f'@id("one") permit (principal, action, resource == Model::"{SMALL}");', False, True),
+        ('@id("one") permit (principal, action, resource == Model::"fast");', False, False),
+        (
+            f'@id("two") permit (principal, action, resource) when {{ [Model::"fast", Model::"{SMALL}"].contains(resource) }};',
+            True,
+            True,
+        ),
+    ],
+)
+def test_a29_both_the_name_that_was_asked_for_and_the_one_it_stands_for_are_authorised(
+    tmp_path: Path, policies: str, by_alias: bool, by_name: bool
+) -> None:
+    config = lay_out(tmp_path)
+    bundle = tmp_path / "policies"
+    for file in (*bundle.glob("*.cedar"), *bundle.glob("tests/*")):
+        file.unlink()
+    (bundle / "all.cedar").write_text(policies)
+    models = bundle / "models.yaml"
+    models.write_text(models.read_text() + f"aliases: {{fast: {SMALL}}}\n")
+    with opened_at(config) as place:
+        secret = place.issue("chatbot-prod")
+        for name, allowed in (("fast", by_alias), (SMALL, by_name)):
+            decision = place.engine.pdp.decide(place.request(secret, name))
+            assert isinstance(decision, Allow if allowed else Deny), name
+            assert (decision.record.models, decision.record.model) == ((name,), SMALL)
+            assert isinstance(get(place, secret, f"/models/{name}"), Reply if allowed else Deny), name

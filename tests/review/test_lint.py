@@ -158,7 +158,7 @@ NEVER = [
         None,
         None,
         'principal, %s, resource == Model::"one"',
-        'Model::"one" is an alias: policies see Model::"m1"',
+        'Model::"one" is an alias: a request for it has to be allowed on Model::"m1" too',
         'Model::"one"',
     ),
 ]

@@ -108,14 +108,16 @@ def questions(loaded: Bundle) -> list[Question]:
     """Everything that can be asked: everybody, every action, and what it can be done to; a model as far as it serves it."""
     people = [member.principal for member in loaded.directory.keys.values()]
     people += [member.principal for teams in loaded.directory.users.values() for member in teams.values()]
-    things = [entity.uid for entity in world.entities(loaded.directory, loaded.prices)]
+    models = loaded.prices.models  # by their own names: what names an alias is told of under the same rule
+    known = [entity.uid for entity in world.entities(loaded.directory, loaded.prices)]
+    things = [uid for uid in known if uid.type != "Model" or uid.id in models]
     return [
         (principal, action, thing, number)
         for principal in people
         for action, spec in ACTIONS.items()
         for thing in things
         if thing.type in spec.resources
-        and (thing.type != "Model" or action in loaded.prices.models[thing.id].actions)
+        and (thing.type != "Model" or action in models[thing.id].actions)
         for number in range(len(CONTEXTS[spec.kind]))
     ]  # fmt: skip
 

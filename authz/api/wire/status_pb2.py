@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61uthz/v1/status.proto\x12\x08\x61uthz.v1\"\x12\n\x10GetStatusRequest\";\n\x11GetStatusResponse\x12&\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x16.authz.v1.BundleStatus\"U\n\x0c\x42undleStatus\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08since_ns\x18\x02 \x01(\x03\x12\x0f\n\x07refused\x18\x03 \x01(\t\x12\x12\n\nrefused_ns\x18\x04 \x01(\x03\x32H\n\x06Status\x12>\n\x03Get\x12\x1a.authz.v1.GetStatusRequest\x1a\x1b.authz.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61uthz/v1/status.proto\x12\x08\x61uthz.v1\"\x12\n\x10GetStatusRequest\"e\n\x11GetStatusResponse\x12&\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x16.authz.v1.BundleStatus\x12(\n\x08upstream\x18\x02 \x03(\x0b\x32\x16.authz.v1.UpstreamRoom\"~\n\x0cUpstreamRoom\x12\x10\n\x08upstream\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05meter\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x03\x12\x0c\n\x04left\x18\x05 \x01(\x03\x12\r\n\x05teams\x18\x06 \x01(\x03\x12\x12\n\nlearned_ns\x18\x07 \x01(\x03\"U\n\x0c\x42undleStatus\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08since_ns\x18\x02 \x01(\x03\x12\x0f\n\x07refused\x18\x03 \x01(\t\x12\x12\n\nrefused_ns\x18\x04 \x01(\x03\x32H\n\x06Status\x12>\n\x03Get\x12\x1a.authz.v1.GetStatusRequest\x1a\x1b.authz.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=35
   _globals['_GETSTATUSREQUEST']._serialized_end=53
   _globals['_GETSTATUSRESPONSE']._serialized_start=55
-  _globals['_GETSTATUSRESPONSE']._serialized_end=114
-  _globals['_BUNDLESTATUS']._serialized_start=116
-  _globals['_BUNDLESTATUS']._serialized_end=201
-  _globals['_STATUS']._serialized_start=203
-  _globals['_STATUS']._serialized_end=275
+  _globals['_GETSTATUSRESPONSE']._serialized_end=156
+  _globals['_UPSTREAMROOM']._serialized_start=158
+  _globals['_UPSTREAMROOM']._serialized_end=284
+  _globals['_BUNDLESTATUS']._serialized_start=286
+  _globals['_BUNDLESTATUS']._serialized_end=371
+  _globals['_STATUS']._serialized_start=373
+  _globals['_STATUS']._serialized_end=445
 # @@protoc_insertion_point(module_scope)

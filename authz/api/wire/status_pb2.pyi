@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -36,22 +38,70 @@ class GetStatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUNDLE_FIELD_NUMBER: _builtins.int
+    UPSTREAM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bundle(self) -> Global___BundleStatus:
         """of the folder that the settings name"""
+
+    @_builtins.property
+    def upstream(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpstreamRoom]:
+        """What this process has learned of the upstream's own limits."""
 
     def __init__(
         self,
         *,
         bundle: Global___BundleStatus | None = ...,
+        upstream: _abc.Iterable[Global___UpstreamRoom] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "upstream", b"upstream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class UpstreamRoom(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSTREAM_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    TEAMS_FIELD_NUMBER: _builtins.int
+    LEARNED_NS_FIELD_NUMBER: _builtins.int
+    upstream: _builtins.str
+    """The upstream key's name in the settings, and a model of the price book."""
+    model: _builtins.str
+    meter: _builtins.str
+    """`requests` (of a day) or `tokens` (of a minute)."""
+    limit: _builtins.int
+    left: _builtins.int
+    """What is left now, by estimate; how many teams have asked for some of it lately; when it was last heard of, in nanoseconds
+    since the Unix epoch.
+    """
+    teams: _builtins.int
+    learned_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        upstream: _builtins.str = ...,
+        model: _builtins.str = ...,
+        meter: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        left: _builtins.int = ...,
+        teams: _builtins.int = ...,
+        learned_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learned_ns", b"learned_ns", "left", b"left", "limit", b"limit", "meter", b"meter", "model", b"model", "teams", b"teams", "upstream", b"upstream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpstreamRoom: _TypeAlias = UpstreamRoom  # noqa: Y015
 
 @_typing.final
 class BundleStatus(_message.Message):

@@ -41,7 +41,7 @@ def never_matches(world: World) -> Iterator[Hit]:
             yield problem
             continue
         for uid in sorted({uid for uid in _named(policy) if _alias_of(world, uid)}):
-            yield Hit(InPolicy(policy, uid), f"{uid} is an alias: policies see {_alias_of(world, uid)}, which it stands for")
+            yield Hit(InPolicy(policy, uid), _aliased(uid, _alias_of(world, uid)))
 
 
 def open_permit(world: World) -> Iterator[Hit]:
@@ -139,7 +139,7 @@ def _nothing_reached(world: World, policy: Policy) -> Hit:
     """Why no model, and nothing that is administered, is meant."""
     subject = policy.resource.equals
     if subject is not None and (alias := _alias_of(world, subject)):
-        return Hit(InPolicy(policy, subject), f"{subject} is an alias: policies see {alias}, which it stands for")
+        return Hit(InPolicy(policy, subject), _aliased(subject, alias))
     if subject is not None and _is_retired(world, subject):
         return Hit(InPolicy(policy, subject), f"{subject} is decommissioned: a request for it is refused before any policy")
     at = InPolicy(policy, _subject(policy.resource))
@@ -165,6 +165,10 @@ def _named(policy: Policy) -> set[Uid]:
 def _alias_of(world: World, uid: Uid) -> Uid | None:
     found = world.bundle.prices.find(uid.id) if uid.type == "Model" else None
     return Uid("Model", found.id) if isinstance(found, ModelSpec) and found.id != uid.id else None
+
+
+def _aliased(alias: Uid, model: Uid | None) -> str:
+    return f"{alias} is an alias: a request for it has to be allowed on {model} too, and one for {model} is not judged on it"
 
 
 def _is_retired(world: World, uid: Uid) -> bool:
