@@ -6,14 +6,13 @@ import logging
 import os
 import pwd
 import secrets
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import Final, Self
 
 from authz.alerts import Deliverer, Format, Webhook, WebhookError
 from authz.bundle import Bundle, BundleSource
@@ -26,18 +25,18 @@ from authz.identity.credentials import KeyRing
 from authz.identity.jwks import KeySets, fetch
 from authz.identity.tokens import TokenReader
 from authz.identity.upstream import UpstreamKey, Upstreams, UpstreamSource
-from authz.model import Outcome, Receipt, Record
+from authz.model import Meter, Outcome, QuotaState, Receipt
 from authz.pdp import Pdp
 from authz.published import Published
-from authz.quota.calibration import Calibration
+from authz.quota.calibration import Calibration, Observed
 from authz.quota.ledger import Change
+from authz.quota.path import applied_to
 from authz.review import gate
 from authz.settings import Alerts, Settings, Upstream
 from authz.settlement import Settler
 from authz.store import Store, open_store
-from authz.telemetry.exporters import meter_provider
-from authz.telemetry.metrics import Metrics
-from authz.telemetry.records import RecordWriter
+from authz.telemetry.exporters import open_telemetry
+from authz.telemetry.metrics import watch
 
 TICK_S: Final = 0.5
 """How often issued keys are read again and the sweeper runs: half of the second within which a revocation is promised."""
@@ -59,7 +58,8 @@ class Engine:
 
     Raises `ConfigError` or `StoreUnavailable` on opening: a process starts only on a good bundle and a store that answers.
 
-    load  reads a bundle's folder; by default through the gate, which proves it in a child process first
+    load     reads a bundle's folder; by default through the gate, which proves it in a child process first
+    serving  this process is the sidecar: metrics and traces go where the settings say, and not to a host's providers
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Engine:
         environ: Mapping[str, str],
         clock: Clock | None = None,
         load: Callable[[Path], Bundle] = gate.admit,
+        serving: bool = False,
     ) -> None:
         clock = clock or system_clock()
         self._clock = clock
@@ -76,10 +77,19 @@ class Engine:
         self._keep_ns = settings.retention_days * 86_400 * 1_000_000_000
         self._late: deque[Receipt] = deque(maxlen=_LATE)
         self._closing = threading.Event()
+        self._most_budgets = settings.metrics.names
         folder = Path(settings.bundle)
         with ExitStack() as stack:
             self.source = BundleSource(folder, load, clock=clock, reloaded=lambda outcome: metrics.reloaded(outcome))
-            metrics = Metrics(meter_provider(settings.metrics.listen, stack), self._bundle_state)
+            telemetry = open_telemetry(
+                settings,
+                environ=environ,
+                instance=secrets.token_hex(8),
+                bundle=self._bundle_state,
+                serving=serving,
+                stack=stack,
+            )
+            metrics = self._metrics = telemetry.metrics
             self._upstreams = Upstreams(_upstreams(settings.upstream), environ, refused=metrics.refused_upstream)
             self._watcher = Watcher(self.source, folder, poll_s=settings.reload.poll_s) if settings.reload.watch else None
             self.store: Store = open_store(settings.store)
@@ -95,25 +105,27 @@ class Engine:
             self._ring = KeyRing(self.store)
             self._ring.refresh()
             self._published = Published(self.store, clock=clock, login=_login())
-            record = _record_sink(settings.records.file, stack)
             self.pdp = Pdp(
                 self,
                 Authenticator(self._ring, TokenReader(self._key_sets), excess=metrics.too_many_invalid),
                 self.fallback,
                 clock=clock,
                 new_id=lambda: secrets.token_hex(16),
-                record=record,
+                record=telemetry.record,
                 metrics=metrics,
                 ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
                 expect=self.calibration.find,
+                tracer=telemetry.tracer,
             )
             self.settler = Settler(
                 self.fallback,
                 clock=clock,
-                record=record,
-                observe=self.calibration.observe,
+                record=lambda record: telemetry.settled(record, clock()),
+                observe=self._observe,
                 alerted=lambda alert: metrics.alerted(alert.quota),
+                doubted=lambda doubt: metrics.doubted(doubt.value),
             )
+            watch(telemetry.meters, keys=lambda: len(self._ring), waiting=lambda: len(self._late), budgets=self._budgets)
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
             self._fetcher = threading.Thread(target=self._fetch_keys, name="authz-jwks", daemon=True)
             self._resources = stack.pop_all()
@@ -130,6 +142,22 @@ class Engine:
     def _bundle_state(self) -> tuple[str, bool]:
         status = self.source.status
         return status.digest, bool(status.refused)
+
+    def _observe(self, observed: Observed) -> None:
+        self.calibration.observe(observed)
+        self._metrics.learned()
+
+    def _budgets(self) -> tuple[QuotaState, ...]:
+        """How the budgets stand that are one counter each; nothing while the store does not say."""
+        quotas = [quota for quota in self.bundle.quotas.quotas if quota.meter is Meter.SPEND and quota.per is None]
+        charges = tuple(applied_to(quota, None).charge(0) for quota in quotas[: self._most_budgets])
+        if self._closing.is_set():
+            return ()  # a host's provider collects for as long as the host lives
+        try:
+            return self.store.look(charges, self._clock()) if charges else ()
+        except StoreUnavailable:
+            self._metrics.store_failed("background")
+            return ()
 
     def start(self) -> Self:
         """Begins the background work: keys are read again, late receipts and overdue reservations are settled, alerts are
@@ -170,6 +198,7 @@ class Engine:
             return self.settler.settle(receipt)
         except StoreUnavailable as error:
             _log.error("a settlement waits for the store", extra={"error": str(error)})
+            self._metrics.store_failed("settlement")
             self._late.append(receipt)
             return None
 
@@ -183,8 +212,10 @@ class Engine:
         while self._late:
             self.settler.settle(self._late[0])
             self._late.popleft()
-        while self.settler.expire(_SWEEP) == _SWEEP:
-            pass
+        expired = _SWEEP
+        while expired == _SWEEP:
+            expired = self.settler.expire(_SWEEP)
+            self._metrics.expired(expired)
         self._ticks += 1
         if self._ticks % _TICKS_TO_LEARN == 0:
             self._ring.flush()
@@ -208,6 +239,7 @@ class Engine:
                 self.tick()
             except StoreUnavailable as error:
                 _log.error("the store does not answer", extra={"error": str(error)})
+                self._metrics.store_failed("background")
 
 
 def _login() -> str:
@@ -216,26 +248,6 @@ def _login() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
-
-
-def _record_sink(file: str, stack: ExitStack) -> Callable[[Record], None]:
-    """Where records go: a file, standard output, or nowhere."""
-    if not file:
-        return _nowhere
-    stream: BinaryIO = sys.stdout.buffer if file == "-" else stack.enter_context(_append(Path(file)))
-    return stack.enter_context(RecordWriter(stream)).write
-
-
-def _append(path: Path) -> BinaryIO:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
-    except OSError as error:
-        raise ConfigError(str(path), f"decision records cannot be written: {(error.strerror or '').lower()}") from None
-
-
-def _nowhere(record: Record) -> None:
-    """For those who want no records."""
 
 
 def _webhooks(alerts: Alerts, environ: Mapping[str, str]) -> tuple[Webhook, ...]:
@@ -259,6 +271,6 @@ def _upstreams(upstream: Upstream) -> tuple[UpstreamSource, ...]:
     return tuple(UpstreamSource(key.name, key.key_env, key.key_file, key.teams) for key in upstream.keys)
 
 
-def open_engine(settings: Settings) -> Engine:
+def open_engine(settings: Settings, *, serving: bool = False) -> Engine:
     """The engine of this process, with its environment."""
-    return Engine(settings, environ=os.environ)
+    return Engine(settings, environ=os.environ, serving=serving)

@@ -45,6 +45,7 @@ from authz.reasons import Reason
 from authz.recording import Trace, printable, recorded
 from authz.telemetry.metrics import Metrics
 from authz.telemetry.records import moment
+from authz.telemetry.traces import Phase, Tracer
 
 DEGRADED_HEADER: Final = "x-authz-degraded"
 """Says of an answer that it was given without the store, and which declaration let it: `allow` or `share`."""
@@ -78,6 +79,7 @@ class Pdp:
     new_id  an unguessable id of 128 bits or more; also the name under which a reservation is reported on
     record  takes the decision record; must not block
     expect  what a key is known to use on a model; None for no more than the price book says
+    tracer  None where nothing is traced
     """
 
     def __init__(
@@ -92,10 +94,11 @@ class Pdp:
         metrics: Metrics,
         ttl_ns: int,
         expect: Callable[[str, str], Expectation | None] = lambda key, model: None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._parts, self._who, self._store = parts, who, store
         self._clock, self._new_id, self._record, self._metrics, self._ttl_ns = clock, new_id, record, metrics, ttl_ns
-        self._expect = expect
+        self._expect, self._tracer = expect, tracer
 
     def decide(self, request: Request) -> Decision:
         """Allow or Deny. Never raises for what a caller sent or for a store that is gone."""
@@ -111,8 +114,9 @@ class Pdp:
 
     def reject(self, refused: Refused) -> Deny:
         """The answer to what could not even be read as a request; recorded like any other."""
-        denied = self._deny(self._trace(Request("", "", (), None)), refusal(refused))
-        self._tell_of(denied)
+        trace = self._trace(Request("", "", (), None))
+        denied = self._deny(trace, refusal(refused))
+        self._tell_of(trace, denied)
         return denied
 
     def prepare(self, trace: Trace) -> Hold | Reply:
@@ -120,16 +124,19 @@ class Pdp:
         request, bundle = trace.request, trace.bundle
 
         # 1 identity: who is asking
+        self._enter(trace, Phase.IDENTITY)
         identity = self._who.identify(request, bundle.directory, trace.started_ns)
         trace.principal = principal = identity.principal
         trace.narrowed, trace.key_expires_ns = identity.narrowed, identity.expires_ns
 
         # 2 inference: what is asked
+        self._enter(trace, Phase.INFERENCE)
         trace.ask = ask = endpoints.read(request)
         return self._sized(trace, principal, ask)
 
     def _sized(self, trace: Trace, principal: Principal, ask: Ask) -> Hold | Reply:
         if estimate.METERED.get(ask.action) is Metered.NOTHING:
+            self._enter(trace, Phase.POLICY)
             return self._list(trace, principal, ask)
         return self._weigh(trace, principal, ask)
 
@@ -137,19 +144,23 @@ class Pdp:
         bundle = trace.bundle
 
         # 3 price: of which model, and what it costs at most
+        self._enter(trace, Phase.PRICE)
         trace.model = model = _model(bundle, ask)
         found, price = estimate.of(ask, model)
         trace.estimate = bound = trace.estimate or self._expected(principal, ask, model, found, price)
 
         # 4 quota: what has to fit
+        self._enter(trace, Phase.QUOTA)
         charges = bundle.quotas.charges(principal, model.id, model.groups, bound)
 
         # 5 policy: may they
+        self._enter(trace, Phase.POLICY)
         trace.verdict = verdict = self._judged(trace, principal, ask, ask.action, model, bound, charges)
         if not verdict.allowed:
             raise _policy_refusal(verdict, principal, ask, model)
 
         # 6 upstream: is there a key to go with
+        self._enter(trace, Phase.UPSTREAM)
         trace.upstream_key = self._parts.upstream_key(principal.team.id, trace.started_ns)
         if trace.upstream_key is None:
             raise Refused(Reason.UPSTREAM_KEY_UNAVAILABLE, "No upstream key is available, retry shortly.")
@@ -248,24 +259,38 @@ class Pdp:
         return estimate.expecting(found, price, *likely)
 
     def _trace(self, request: Request) -> Trace:
-        return Trace(self._new_id(), self._clock(), request, self._parts.bundle)
+        trace = Trace(self._new_id(), self._clock(), request, self._parts.bundle)
+        if self._tracer is not None:
+            trace.span = self._tracer.begin(request.traceparent, trace.started_ns)
+        return trace
+
+    def _enter(self, trace: Trace, phase: Phase) -> None:
+        """Where the decision is traced: this phase begins, and the one before it is over."""
+        if trace.span is not None:
+            trace.span.phases.append((phase, self._clock()))
 
     def _decided(self, trace: Trace, prepare: Callable[[], Hold | Reply]) -> Decision:
         decision: Decision
         try:
             hold = prepare()
-            decision = hold if isinstance(hold, Reply) else self.conclude(trace, self._store.reserve(hold, trace.started_ns))
+            if isinstance(hold, Reply):
+                decision = hold
+            else:
+                self._enter(trace, Phase.RESERVE)
+                decision = self.conclude(trace, self._store.reserve(hold, trace.started_ns))
         except Refused as refused:
             decision = self._deny(trace, refusal(refused))
         except StoreUnavailable as error:
             _log.error("the store did not answer", extra={"error": str(error), "decision_id": trace.decision_id})
             unavailable = Refused(Reason.STORE_UNAVAILABLE, "The quota store is unavailable, retry shortly.")
             decision = self._deny(trace, refusal(unavailable))
-        self._tell_of(decision)
+        self._tell_of(trace, decision)
         return decision
 
-    def _tell_of(self, decision: Decision) -> None:
+    def _tell_of(self, trace: Trace, decision: Decision) -> None:
         record = decision.record
+        if self._tracer is not None and trace.span is not None:
+            self._tracer.decided(trace.span, record, self._clock())
         self._record(record)
         self._metrics.decided(record)
         if record.policy_errors:

@@ -57,6 +57,9 @@ class KeyRing:
         self._used: dict[str, int] = {}
         self._sequence = 0
 
+    def __len__(self) -> int:
+        return len(self._live)
+
     def refresh(self) -> None:
         """Raises `StoreUnavailable`; what was known stays."""
         while page := self._store.keys_since(self._sequence):
