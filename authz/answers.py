@@ -21,7 +21,7 @@ _TOKEN_METERS: Final = frozenset({Meter.TOKENS, Meter.INPUT_TOKENS, Meter.OUTPUT
 
 
 class Answer(Struct, frozen=True):
-    """A refusal as it goes out. `headers` come on top of the content type."""
+    """A refusal as it goes out. `headers` come on top of the content type; `private` is as in `Refused`."""
 
     reason: Reason
     status: int
@@ -29,13 +29,19 @@ class Answer(Struct, frozen=True):
     message: str
     param: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    private: str = ""
+
+    @property
+    def recorded(self) -> str:
+        """The message as a record keeps it."""
+        return self.message.replace(self.private, "…", 1) if self.private else self.message
 
 
 def refusal(refused: Refused) -> Answer:
     """The answer to a request that a phase refused."""
     spec = SPEC[refused.reason]
     retry = (("retry-after", "1"),) if spec.status == 503 else ()
-    return Answer(refused.reason, spec.status, spec.type, refused.message, refused.param, retry)
+    return Answer(refused.reason, spec.status, spec.type, refused.message, refused.param, retry, refused.private)
 
 
 def quota_refusal(full: Full, model: str, now_ns: int) -> Answer:

@@ -35,10 +35,13 @@ class ConfigError(AuthzError):
 
 
 class Refused(AuthzError):
-    """Raised inside a phase when the request cannot go on; the PDP turns it into a `Deny`."""
+    """Raised inside a phase when the request cannot go on; the PDP turns it into a `Deny`.
 
-    def __init__(self, reason: Reason, message: str, *, param: str | None = None) -> None:
-        self.reason, self.message, self.param = reason, message, param
+    private  the caller's own text that `message` quotes: the caller is told it again, and no record keeps it
+    """
+
+    def __init__(self, reason: Reason, message: str, *, param: str | None = None, private: str = "") -> None:
+        self.reason, self.message, self.param, self.private = reason, message, param, private
         super().__init__(f"{reason.value}: {message}")
 
 

@@ -301,7 +301,7 @@ class Pdp:
             )
 
     def _deny(self, trace: Trace, answer: Answer) -> Deny:
-        record = recorded(trace, self._clock(), "deny", answer.status, reason=answer.reason, message=answer.message)
+        record = recorded(trace, self._clock(), "deny", answer.status, reason=answer.reason, message=answer.recorded)
         return Deny(answer.reason, answer.status, answer.type, answer.message, answer.param, answer.headers, record)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from typing import Any
@@ -81,8 +81,8 @@ class Collector:
                 kept.append(message.FromString(raw))
             return b""
 
-        method: Callable[..., Any] = grpc.unary_unary_rpc_method_handler(export)
-        return grpc.method_handlers_generic_handler(f"{_PACKAGE}.{service}", {"Export": method})  # type: ignore[dict-item]
+        method: Any = grpc.unary_unary_rpc_method_handler(export)
+        return grpc.method_handlers_generic_handler(f"{_PACKAGE}.{service}", {"Export": method})
 
 
 def values(attributes: Any) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import assert_never
 
 import msgspec
 from msgspec import Struct
 
-from authz.model import Allow, Decision, DecisionRecord, Deny, Record
+from authz.model import Allow, Decision, DecisionRecord, Deny, Record, Reply
 from authz.review.recordfile import read_records
 from authz.telemetry.records import RecordWriter
 from authz.telemetry.sinks import FileSink, StreamSink
@@ -32,6 +33,7 @@ class Found(Struct, frozen=True):
     written: int
     kept: int
     lost: int
+    kinds: frozenset[str]
 
 
 def check(folder: Path, count: int) -> Found:
@@ -65,9 +67,9 @@ def check(folder: Path, count: int) -> Found:
     numbered = sorted(path.parent.glob("all.jsonl.*"), key=lambda each: -int(each.suffix[1:]))
     written = _compare(answers, [record for file in (*numbered, path) for record in read_records([file])])
     assert told["file", "written"] == written == len(decisions)
-    kept = _compare(answers, [msgspec.json.decode(line, type=Record) for line in broken.taken.split(b"\n")[:-1]])
+    kept = _compare(answers, [msgspec.json.decode(line, type=Record) for line in bytes(broken.taken).split(b"\n")[:-1]])
     assert told["broken", "written"] == kept
-    return Found(len(decisions), written, kept, told["broken", "failed"])
+    return Found(len(decisions), written, kept, told["broken", "failed"], frozenset(type(each).__name__ for each in decisions))
 
 
 def _compare(answers: dict[str, Decision], records: Sequence[Record]) -> int:
@@ -83,9 +85,16 @@ def _compare(answers: dict[str, Decision], records: Sequence[Record]) -> int:
             case Allow():
                 assert (record.effect, record.status, record.reason) == ("allow", 200, None)
                 assert record.reservation_id == decision.reservation_id
+            case Reply():
+                assert (record.effect, record.status, record.reservation_id) == ("allow", 200, "")
             case Deny():
-                said = (record.effect, record.status, record.reason, record.message)
-                assert said == ("deny", decision.status, decision.reason, decision.message)
+                assert (record.effect, record.status, record.reason) == ("deny", decision.status, decision.reason)
+                before, private, after = record.message.partition("…")
+                assert decision.message.startswith(before)
+                assert decision.message.endswith(after)
+                assert private or record.message == decision.message
+            case _:
+                assert_never(decision)
     return len(seen)
 
 

@@ -11,7 +11,7 @@ class FailsHalfWay(io.RawIOBase):
     for, at a kilobyte a line"""
 
     def __init__(self, *, healthy: int, failing: int) -> None:
-        self.taken = b""
+        self.taken = bytearray()
         self._healthy, self._refuses = healthy, failing * 1024
         self._lines = 0
 

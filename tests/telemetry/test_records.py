@@ -90,7 +90,7 @@ def test_lines_stay_whole_and_the_lost_are_counted_whatever_room_there_is(
         sent += size
     lost += sink.close()
     whole, rest = stream.taken.split(b"\n")[:-1], stream.taken.split(b"\n")[-1]
-    kept = [int(msgspec.json.decode(line, type=Record).message) for line in whole]  # type: ignore[union-attr]
+    kept = [int(msgspec.json.decode(line, type=Record).message) for line in whole]
     assert len(kept) + lost == sent
     assert kept == sorted(set(kept))
     assert bool(rest) == bool(sink.close())
@@ -168,6 +168,7 @@ def test_every_decision_has_a_record_that_equals_its_answer_also_when_a_sink_fai
     assert found.decisions == found.written
     assert 0 < found.lost < found.decisions
     assert found.kept + found.lost == found.decisions
+    assert found.kinds == {"Allow", "Deny", "Reply"}
 
 
 def test_a_settlement_says_whose_it_was(tmp_path: Path) -> None:

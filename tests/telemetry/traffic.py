@@ -29,6 +29,11 @@ def requests(place: Place, count: int) -> Iterator[Request]:
                 yield place.request(secret, model="openai/gpt-oss-120b", request_id=f"r{number}")
             case 3:
                 yield place.request(secret, request_id=f"r{number}", n=7)
+            case 4:
+                yield place.request(secret, request_id=f"r{number}", **{f"no_such_field_{number % 7}": 1})
+            case 5:
+                headers = (("authorization", f"Bearer {secret}"),)
+                yield Request("GET", "/openai/v1/models", headers, b"", f"r{number}")
             case _:
                 yield place.request(secret, request_id=f"r{number}")
 
