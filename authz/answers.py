@@ -26,7 +26,7 @@ CLIENT_CREDENTIALS: Final = ("api-key", "cookie", "proxy-authorization", "x-api-
 
 
 class Answer(Struct, frozen=True):
-    """A refusal as it goes out. `headers` come on top of the content type."""
+    """A refusal as it goes out. `headers` come on top of the content type; `private` is as in `Refused`."""
 
     reason: Reason
     status: int
@@ -34,6 +34,12 @@ class Answer(Struct, frozen=True):
     message: str
     param: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    private: str = ""
+
+    @property
+    def recorded(self) -> str:
+        """The message as a record keeps it."""
+        return self.message.replace(self.private, "…", 1) if self.private else self.message
 
 
 def refusal(refused: Refused) -> Answer:
@@ -41,7 +47,9 @@ def refusal(refused: Refused) -> Answer:
     spec = SPEC[refused.reason]
     after_s = refused.retry_after_s or (1 if spec.status == 503 else 0)
     retry = (("retry-after", str(after_s)),) if after_s else ()
-    return Answer(refused.reason, spec.status, refused.kind or spec.type, refused.message, refused.param, retry)
+    return Answer(
+        refused.reason, spec.status, refused.kind or spec.type, refused.message, refused.param, retry, refused.private
+    )
 
 
 def crowded(found: Crowded, model: str, team: str) -> Refused:

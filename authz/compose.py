@@ -6,16 +6,13 @@ import logging
 import os
 import pwd
 import secrets
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
-
-from opentelemetry.metrics import get_meter_provider
+from typing import Final, Self
 
 from authz.alerts import Deliverer, Format, Webhook, WebhookError
 from authz.bundle import Bundle, BundleSource
@@ -28,19 +25,19 @@ from authz.identity.credentials import KeyRing
 from authz.identity.jwks import KeySets, fetch
 from authz.identity.tokens import TokenReader
 from authz.identity.upstream import UpstreamKey, Upstreams, UpstreamSource, named
-from authz.model import Outcome, Receipt, Record, UpstreamLimit, UpstreamRoom
+from authz.model import Meter, Outcome, QuotaState, Receipt, UpstreamLimit, UpstreamRoom
 from authz.pdp import Pdp
 from authz.published import Published
-from authz.quota.calibration import Calibration
+from authz.quota.calibration import Calibration, Observed
 from authz.quota.headroom import Headroom
 from authz.quota.ledger import Change
+from authz.quota.path import applied_to
 from authz.review import gate
 from authz.settings import Alerts, Settings, Upstream
 from authz.settlement import Settler
 from authz.store import Store, open_store
-from authz.telemetry.exporters import meter_provider
-from authz.telemetry.metrics import Metrics
-from authz.telemetry.records import RecordWriter
+from authz.telemetry.exporters import open_telemetry
+from authz.telemetry.metrics import watch
 from authz.telemetry.upstream import UpstreamMetrics
 from authz.telemetry.watch import Watched
 
@@ -68,7 +65,7 @@ class Engine:
     Raises `ConfigError` or `StoreUnavailable` on opening: a process starts only on a good bundle and a store that answers.
 
     load     reads a bundle's folder; by default through the gate, which proves it in a child process first
-    sidecar  serves its metrics where the settings say. A library does not: it counts with the meters of the program it is in
+    serving  this process is the sidecar: metrics and traces go where the settings say, and not to a host's providers
     """
 
     def __init__(
@@ -78,7 +75,7 @@ class Engine:
         environ: Mapping[str, str],
         clock: Clock | None = None,
         load: Callable[[Path], Bundle] = gate.admit,
-        sidecar: bool = False,
+        serving: bool = False,
     ) -> None:
         clock = clock or system_clock()
         self._clock = clock
@@ -87,13 +84,21 @@ class Engine:
         self._keep_ns = settings.retention_days * 86_400 * 1_000_000_000
         self._late: deque[Receipt] = deque(maxlen=_LATE)
         self._closing = threading.Event()
+        self._most_budgets = settings.metrics.names
         folder = Path(settings.bundle)
         with ExitStack() as stack:
             self.source = BundleSource(folder, load, clock=clock, reloaded=lambda outcome: metrics.reloaded(outcome))
-            meters = meter_provider(settings.metrics.listen, stack) if sidecar else get_meter_provider()
-            metrics = Metrics(meters, self._bundle_state)
+            telemetry = open_telemetry(
+                settings,
+                environ=environ,
+                instance=secrets.token_hex(8),
+                bundle=self._bundle_state,
+                serving=serving,
+                stack=stack,
+            )
+            metrics = self._metrics = telemetry.metrics
             self.headroom = Headroom()
-            upstream_metrics = UpstreamMetrics(meters, self.upstream_rooms)
+            upstream_metrics = UpstreamMetrics(telemetry.meters, self.upstream_rooms)
             self._upstreams = Upstreams(_upstreams(settings.upstream), environ, refused=metrics.refused_upstream)
             self._watcher = Watcher(self.source, folder, poll_s=settings.reload.poll_s) if settings.reload.watch else None
             self.store: Store = open_store(settings.store)
@@ -109,8 +114,7 @@ class Engine:
             self._ring = KeyRing(self.store)
             self._ring.refresh()
             self._published = Published(self.store, clock=clock, login=_login())
-            self.watched = Watched(_record_sink(settings.records.file, stack))
-            record = self.watched.record
+            self.watched = Watched(lambda record: telemetry.tell(record, clock()))
             self.authenticator = Authenticator(self._ring, TokenReader(self._key_sets), excess=metrics.too_many_invalid)
             self.pdp = Pdp(
                 self,
@@ -118,22 +122,24 @@ class Engine:
                 self.fallback,
                 clock=clock,
                 new_id=lambda: secrets.token_hex(16),
-                record=record,
+                record=self.watched.record,
                 metrics=metrics,
                 ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
                 expect=self.calibration.find,
                 headroom=self.headroom,
+                tracer=telemetry.tracer,
             )
             self.settler = Settler(
                 self.fallback,
                 clock=clock,
-                record=record,
-                observe=self.calibration.observe,
+                record=self.watched.record,
+                observe=self._observe,
                 alerted=lambda alert: metrics.alerted(alert.quota),
-                doubted=lambda doubt: upstream_metrics.doubted(doubt.value),
+                doubted=lambda doubt: metrics.doubted(doubt.value),
                 refused=upstream_metrics.refused,
                 limited=self._learn_limits,
             )
+            watch(telemetry.meters, keys=lambda: len(self._ring), waiting=lambda: len(self._late), budgets=self._budgets)
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
             self._key_reader = threading.Thread(target=self._read_keys, name="authz-keys", daemon=True)
             self._fetcher = threading.Thread(target=self._fetch_keys, name="authz-jwks", daemon=True)
@@ -162,6 +168,22 @@ class Engine:
     def _bundle_state(self) -> tuple[str, bool]:
         status = self.source.status
         return status.digest, bool(status.refused)
+
+    def _observe(self, observed: Observed) -> None:
+        self.calibration.observe(observed)
+        self._metrics.learned()
+
+    def _budgets(self) -> tuple[QuotaState, ...]:
+        """How the budgets stand that are one counter each; nothing while the store does not say."""
+        quotas = [quota for quota in self.bundle.quotas.quotas if quota.meter is Meter.SPEND and quota.per is None]
+        charges = tuple(applied_to(quota, None).charge(0) for quota in quotas[: self._most_budgets])
+        if self._closing.is_set():
+            return ()  # a host's provider collects for as long as the host lives
+        try:
+            return self.store.look(charges, self._clock()) if charges else ()
+        except StoreUnavailable:
+            self._metrics.store_failed("background")
+            return ()
 
     def start(self) -> Self:
         """Begins the background work: keys are read again, late receipts and overdue reservations are settled, alerts are
@@ -202,6 +224,7 @@ class Engine:
             return self.settler.settle(receipt)
         except StoreUnavailable as error:
             _log.error("a settlement waits for the store", extra={"error": str(error)})
+            self._metrics.store_failed("settlement")
             self._late.append(receipt)
             return None
 
@@ -215,8 +238,10 @@ class Engine:
         while self._late:
             self.settler.settle(self._late[0])
             self._late.popleft()
-        while self.settler.expire(_SWEEP) == _SWEEP:
-            pass
+        expired = _SWEEP
+        while expired == _SWEEP:
+            expired = self.settler.expire(_SWEEP)
+            self._metrics.expired(expired)
         self._ticks += 1
         if self._ticks % _TICKS_TO_LEARN == 0:
             self._ring.flush()
@@ -248,6 +273,7 @@ class Engine:
                 self.tick()
             except StoreUnavailable as error:
                 _log.error("the store does not answer", extra={"error": str(error)})
+                self._metrics.store_failed("background")
 
 
 def _login() -> str:
@@ -256,26 +282,6 @@ def _login() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
-
-
-def _record_sink(file: str, stack: ExitStack) -> Callable[[Record], None]:
-    """Where records go: a file, standard output, or nowhere."""
-    if not file:
-        return _nowhere
-    stream: BinaryIO = sys.stdout.buffer if file == "-" else stack.enter_context(_append(Path(file)))
-    return stack.enter_context(RecordWriter(stream)).write
-
-
-def _append(path: Path) -> BinaryIO:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
-    except OSError as error:
-        raise ConfigError(str(path), f"decision records cannot be written: {(error.strerror or '').lower()}") from None
-
-
-def _nowhere(record: Record) -> None:
-    """For those who want no records."""
 
 
 def _webhooks(alerts: Alerts, environ: Mapping[str, str]) -> tuple[Webhook, ...]:
@@ -299,6 +305,6 @@ def _upstreams(upstream: Upstream) -> tuple[UpstreamSource, ...]:
     return tuple(UpstreamSource(key.name, key.key_env, key.key_file, key.teams) for key in upstream.keys)
 
 
-def open_engine(settings: Settings, *, sidecar: bool = False) -> Engine:
+def open_engine(settings: Settings, *, serving: bool = False) -> Engine:
     """The engine of this process, with its environment."""
-    return Engine(settings, environ=os.environ, sidecar=sidecar)
+    return Engine(settings, environ=os.environ, serving=serving)

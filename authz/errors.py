@@ -59,13 +59,21 @@ class Refused(AuthzError):
 
     kind           the answer's `type`, where it is not the reason's own
     retry_after_s  0 where trying again changes nothing
+    private        the caller's own text that `message` quotes: the caller is told it again, and no record keeps it
     """
 
     def __init__(
-        self, reason: Reason, message: str, *, param: str | None = None, kind: str = "", retry_after_s: int = 0
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        param: str | None = None,
+        kind: str = "",
+        retry_after_s: int = 0,
+        private: str = "",
     ) -> None:
         self.reason, self.message, self.param = reason, message, param
-        self.kind, self.retry_after_s = kind, retry_after_s
+        self.kind, self.retry_after_s, self.private = kind, retry_after_s, private
         super().__init__(f"{reason.value}: {message}")
 
 

@@ -68,6 +68,7 @@ class Request(Struct, frozen=True):
     headers  names in lower case, values as they came, in order; a name that came twice stands twice
     body     the whole body, as bytes; `None` where the enforcement point could not pass it whole
     peer     the identity that the enforcement point itself has verified of whoever is connected (mTLS), or empty
+    traceparent  of the enforcement point's own span (W3C), or empty: only for spans, never for a decision
     """
 
     method: str
@@ -77,6 +78,7 @@ class Request(Struct, frozen=True):
     request_id: str = ""
     source_ip: str = ""
     peer: str = ""
+    traceparent: str = ""
 
     def header(self, name: str) -> tuple[str, ...]:
         """Every value that came under `name` (lower case)."""
@@ -191,11 +193,12 @@ class QuotaState(Struct, frozen=True, omit_defaults=True):
 class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="decision"):
     """The audit row, one JSON line each. It never holds a prompt, a key or a token.
 
-    The first four fields differ between two runs of one request; all others are equal through whatever door it came.
+    The first six fields differ between two runs of one request; all others are equal through whatever door it came.
 
     models    the names that the request gave, made printable; `model` is what the first of them stands for
     quota     id of the one that refused
     roles     of a user, as token and directory gave them; of a key, those left to a secret that was issued with fewer
+    trace_id, span_id  of the decision's span, in hex; empty where it is not traced
     endpoint, service_tier, tools, source_ip  what policies saw of the request, so that it can be decided again
     """
 
@@ -203,6 +206,8 @@ class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="d
     time: str
     duration_us: int
     reservation_id: str
+    trace_id: str = ""
+    span_id: str = ""
     version: int = 1
     request_id: str
     bundle: str
@@ -247,6 +252,7 @@ class SettlementRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
     outcome  as the enforcement point saw it · state  of the reservation from then on
     amounts  what was posted, by meter; empty where everything was given back
+    team, user, key, model, action  of the reservation; empty where a Check was cancelled before its answer was heard
     """
 
     time: str
@@ -254,6 +260,11 @@ class SettlementRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     version: int = 1
     outcome: Outcome
     state: str
+    team: str = ""
+    user: str = ""
+    key: str = ""
+    model: str = ""
+    action: str = ""
     amounts: dict[Meter, int] = {}
     usage: Usage | None = None
 

@@ -8,7 +8,7 @@ Allow is constructed in `conclude` and nowhere else; every other way out is a `D
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final, Protocol, TypeVar, assert_never
@@ -39,7 +39,7 @@ from authz.model import (
     Request,
     Uid,
 )
-from authz.policy import Context, Percents, Verdict
+from authz.policy import Verdict
 from authz.quota.calibration import Expectation
 from authz.quota.headroom import Headroom
 from authz.quota.ledger import Charge, Full, Held, Hold, Terms
@@ -47,6 +47,8 @@ from authz.reasons import Reason
 from authz.recording import Trace, printable, recorded
 from authz.telemetry.metrics import Metrics
 from authz.telemetry.records import moment
+from authz.telemetry.traces import Phase, Tracer
+from authz.verdicts import context_of, names_of, policy_refusal
 
 DEGRADED_HEADER: Final = "x-authz-degraded"
 """Says of an answer that it was given without the store, and which declaration let it: `allow` or `share`."""
@@ -85,6 +87,7 @@ class Pdp:
     record  takes the decision record; must not block
     expect  what a key is known to use on a model; None for no more than the price book says
     headroom  what is left of the upstream's own limits; by default nothing is known of them, and nobody is held back
+    tracer  None where nothing is traced
     """
 
     def __init__(
@@ -100,10 +103,11 @@ class Pdp:
         ttl_ns: int,
         expect: Callable[[str, str], Expectation | None] = lambda key, model: None,
         headroom: Headroom | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._parts, self._who, self._store = parts, who, store
         self._clock, self._new_id, self._record, self._metrics, self._ttl_ns = clock, new_id, record, metrics, ttl_ns
-        self._expect, self._headroom = expect, headroom or Headroom()
+        self._expect, self._headroom, self._tracer = expect, headroom or Headroom(), tracer
 
     def decide(self, request: Request) -> Decision:
         """Allow or Deny. Never raises for what a caller sent or for a store that is gone."""
@@ -130,8 +134,9 @@ class Pdp:
 
     def reject(self, refused: Refused) -> Deny:
         """The answer to what could not even be read as a request; recorded like any other."""
-        denied = self._deny(self._trace(Request("", "", (), None)), refusal(refused))
-        self._tell_of(denied)
+        trace = self._trace(Request("", "", (), None))
+        denied = self._deny(trace, refusal(refused))
+        self._tell_of(trace, denied)
         return denied
 
     def prepare(self, trace: Trace) -> Hold | Reply:
@@ -139,16 +144,19 @@ class Pdp:
         request, bundle = trace.request, trace.bundle
 
         # 1 identity: who is asking
+        self._enter(trace, Phase.IDENTITY)
         identity = self._who.identify(request, bundle.directory, trace.started_ns)
         trace.principal = principal = identity.principal
         trace.narrowed, trace.key_expires_ns = identity.narrowed, identity.expires_ns
 
         # 2 inference: what is asked
+        self._enter(trace, Phase.INFERENCE)
         trace.ask = ask = endpoints.read(request)
         return self._sized(trace, principal, ask)
 
     def _sized(self, trace: Trace, principal: Principal, ask: Ask) -> Hold | Reply:
         if estimate.METERED.get(ask.action) is Metered.NOTHING:
+            self._enter(trace, Phase.POLICY)
             return self._list(trace, principal, ask)
         return self._weigh(trace, principal, ask)
 
@@ -156,20 +164,23 @@ class Pdp:
         bundle = trace.bundle
 
         # 3 price: of which model, and what it costs at most
+        self._enter(trace, Phase.PRICE)
         trace.model = model = _model(bundle, ask)
         found, price = estimate.of(ask, model)
         trace.estimate = bound = trace.estimate or self._expected(principal, ask, model, found, price)
 
         # 4 quota: what has to fit
+        self._enter(trace, Phase.QUOTA)
         charges = bundle.quotas.charges(principal, model.id, model.groups, bound)
 
         # 5 policy: may they
-        named = _named(ask, model)
-        trace.verdict = verdict = self._judged(trace, principal, ask, ask.action, named, bound, charges)
+        self._enter(trace, Phase.POLICY)
+        trace.verdict = verdict = self._judged(trace, principal, ask, ask.action, names_of(ask, model), bound, charges)
         if not verdict.allowed:
-            raise _policy_refusal(verdict, principal, ask, model)
+            raise policy_refusal(verdict, principal, ask, model)
 
         # 6 upstream: is there a key to go with
+        self._enter(trace, Phase.UPSTREAM)
         trace.upstream_key = self._parts.upstream_key(principal.team.id, trace.started_ns)
         if trace.upstream_key is None:
             raise Refused(Reason.UPSTREAM_KEY_UNAVAILABLE, "No upstream key is available, retry shortly.")
@@ -249,7 +260,7 @@ class Pdp:
         policy = trace.bundle.policy
         reads = any(policy.reads_quotas(principal, action, name) for name in named)
         fill = self._store.look(charges, trace.started_ns) if reads else ()
-        context = _context(trace, ask, bound, principal, fill)
+        context = context_of(trace, ask, bound, principal, fill)
         verdict = policy.decide(principal, action, named, context)
         if verdict.allowed and trace.narrowed is not None:
             verdict = policy.decide(trace.narrowed, action, named, context)
@@ -260,7 +271,7 @@ class Pdp:
 
         def may(action: str, model: ModelSpec) -> bool:
             charges = trace.bundle.quotas.charges(principal, model.id, model.groups, estimate.ANYTHING)
-            verdict = self._judged(trace, principal, ask, action, _named(ask, model), estimate.ANYTHING, charges)
+            verdict = self._judged(trace, principal, ask, action, names_of(ask, model), estimate.ANYTHING, charges)
             if verdict.errors:
                 trace.verdict = verdict
             return verdict.allowed
@@ -273,7 +284,7 @@ class Pdp:
         else:
             trace.model = model = _model(trace.bundle, ask)
             if not may_use(model):
-                raise _policy_refusal(Verdict(False), principal, ask, model)
+                raise policy_refusal(Verdict(False), principal, ask, model)
             body = catalogue.one(model)
         return Reply(body, (), recorded(trace, self._clock(), "allow", 200))
 
@@ -286,12 +297,21 @@ class Pdp:
         return estimate.expecting(found, price, *likely)
 
     def _trace(self, request: Request) -> Trace:
-        return Trace(self._new_id(), self._clock(), request, self._parts.bundle)
+        trace = Trace(self._new_id(), self._clock(), request, self._parts.bundle)
+        if self._tracer is not None:
+            trace.span = self._tracer.begin(request.traceparent, trace.started_ns)
+        return trace
+
+    def _enter(self, trace: Trace, phase: Phase) -> None:
+        """Where the decision is traced: this phase begins, and the one before it is over."""
+        if trace.span is not None:
+            trace.span.phases.append((phase, self._clock()))
 
     def _decided(self, trace: Trace, prepare: Callable[[], Hold | Reply]) -> Decision:
         found = _attempted(prepare)
         if not isinstance(found, Hold):
             return self._answered(trace, found)
+        self._enter(trace, Phase.RESERVE)
         return self._answered(trace, _attempted(lambda: self._store.reserve(found, trace.started_ns)))
 
     def _answered(self, trace: Trace, outcome: Held | Full | Reply | Refused | StoreUnavailable) -> Decision:
@@ -309,11 +329,13 @@ class Pdp:
                 decision = self._deny(trace, refusal(unavailable))
             case _:
                 assert_never(outcome)
-        self._tell_of(decision)
+        self._tell_of(trace, decision)
         return decision
 
-    def _tell_of(self, decision: Decision) -> None:
+    def _tell_of(self, trace: Trace, decision: Decision) -> None:
         record = decision.record
+        if self._tracer is not None and trace.span is not None:
+            self._tracer.decided(trace.span, record, self._clock())
         self._record(record)
         self._metrics.decided(record)
         if record.policy_errors:
@@ -324,7 +346,7 @@ class Pdp:
             )
 
     def _deny(self, trace: Trace, answer: Answer) -> Deny:
-        record = recorded(trace, self._clock(), "deny", answer.status, reason=answer.reason, message=answer.message)
+        record = recorded(trace, self._clock(), "deny", answer.status, reason=answer.reason, message=answer.recorded)
         return Deny(answer.reason, answer.status, answer.type, answer.message, answer.param, answer.headers, record)
 
 
@@ -350,58 +372,6 @@ def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
             raise Refused(Reason.MODEL_NOT_FOUND, f"The model `{printable(name)}` does not exist.", param="model")
         case _:
             assert_never(found)
-
-
-def _named(ask: Ask, model: ModelSpec) -> tuple[Uid, ...]:
-    """What has to be allowed: the model, and the alias that the request names it by."""
-    resolved, asked = Uid("Model", model.id), tuple(Uid("Model", name) for name in ask.models[:1])
-    return (resolved,) if asked in ((), (resolved,)) else (*asked, resolved)
-
-
-def _context(trace: Trace, ask: Ask, bound: Estimate, principal: Principal, fill: tuple[QuotaState, ...]) -> Context:
-    return Context(
-        input_tokens=bound.at_most.get(Meter.INPUT_TOKENS, 0),
-        max_output_tokens=bound.at_most.get(Meter.OUTPUT_TOKENS, 0),
-        stream=ask.stream,
-        endpoint=ask.endpoint,
-        service_tier=ask.service_tier,
-        tools=ask.tools,
-        source_ip=trace.request.source_ip,
-        now_ns=trace.started_ns,
-        spend=_fullest(principal, (state for state in fill if state.meter is Meter.SPEND)),
-        window=_fullest(principal, (state for state in fill if state.meter is not Meter.SPEND)),
-    )
-
-
-def _fullest(principal: Principal, states: Iterable[QuotaState]) -> Percents:
-    """How full the fullest of these quotas is at each scope above a request, in whole per cent, rounded down; 0 without one."""
-    full: dict[str, int] = {}
-    for state in states:
-        percent = state.used * 100 // state.limit if state.limit else 100  # a budget may be taken back to nothing
-        full[state.scope] = max(full.get(state.scope, 0), percent)
-    if not full:
-        return Percents()
-
-    def at(uid: Uid | None) -> int:
-        return full.get(str(uid), 0) if uid is not None else 0
-
-    own = principal.uid if principal.uid.type == "Key" else None
-    return Percents(org=at(principal.organisation), team=at(principal.team), user=at(principal.user), key=at(own))
-
-
-def _policy_refusal(verdict: Verdict, principal: Principal, ask: Ask, model: ModelSpec) -> Refused:
-    if verdict.errors:
-        return Refused(
-            Reason.POLICY_ERROR, "A policy could not be evaluated, so the request is denied. Tell your administrator."
-        )
-    if verdict.forbidden:
-        names = ", ".join(f"`{policy}`" for policy in verdict.policies)
-        return Refused(Reason.POLICY_DENIED, f"Denied by policy {names}.", param="model")
-    return Refused(
-        Reason.MODEL_NOT_AVAILABLE,
-        f"The model `{model.id}` is not available to {principal.uid} for `{ask.action}`.",
-        param="model",
-    )
 
 
 def _day(now_ns: int, zone: ZoneInfo) -> str:

@@ -13,6 +13,7 @@ from authz.model import Ask, DecisionRecord, Estimate, Principal, QuotaState, Re
 from authz.policy import Verdict
 from authz.reasons import Reason
 from authz.telemetry.records import timestamp
+from authz.telemetry.traces import Draft
 
 _MAX_NAME = 80
 
@@ -34,6 +35,7 @@ class Trace(Struct):
     estimate: Estimate | None = None
     states: tuple[QuotaState, ...] = ()
     refused_by: str | None = None
+    span: Draft | None = None
 
 
 def recorded(
@@ -53,6 +55,8 @@ def recorded(
         time=timestamp(trace.started_ns),
         duration_us=(now_ns - trace.started_ns) // 1000,
         reservation_id=reservation_id,
+        trace_id=trace.span.trace_id if trace.span else "",
+        span_id=trace.span.span_id if trace.span else "",
         request_id=request.request_id,
         bundle=trace.bundle.digest,
         effect=effect,

@@ -21,7 +21,7 @@ from authz.api import decisions, status
 from authz.compose import Engine
 from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.answer import encode
-from authz.envoy.check import decode_check
+from authz.envoy.check import TRACEPARENT, decode_check
 from authz.errors import ConfigError, Refused
 from authz.model import Allow
 from authz.settings import Listen
@@ -105,7 +105,7 @@ class Sidecar:
 
     async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
-            request = decode_check(raw)
+            request = decode_check(raw, _traceparent(context))
         except Refused as refused:
             return encode(self._engine.pdp.reject(refused))
         decision = self._engine.pdp.decide(request)
@@ -155,6 +155,14 @@ async def run(engine: Engine, listen: Listen) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, sidecar.stop)
     await sidecar.serve()
+
+
+def _traceparent(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+    """Of Envoy's own span around this call, where it traces."""
+    for name, value in context.invocation_metadata() or ():
+        if name == TRACEPARENT and isinstance(value, str):
+            return value
+    return ""
 
 
 class _Several(grpc.GenericRpcHandler):

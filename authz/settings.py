@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct, field, structs
 
 from authz.errors import ConfigError
 from authz.yamlfile import Source, read_yaml
+
+_MOST_NAMES: Final = 1_000
 
 
 class UpstreamKeyFront(Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,12 +55,16 @@ class TlsFront(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EnvoyFront(Struct, frozen=True, forbid_unknown_fields=True):
-    """What `authz envoy-config` writes of Envoy's own listener."""
+    """What `authz envoy-config` writes of Envoy's own listener.
+
+    trace_to  the collector beside Envoy that takes its spans, OTLP over gRPC, such as `127.0.0.1:4317`; empty for no tracing
+    """
 
     listen: str = "127.0.0.1:8080"
     admin_socket: str = "run/envoy-admin.sock"
     max_body_bytes: int = 1024 * 1024
     tls: TlsFront | None = None
+    trace_to: str = ""
 
 
 class Reload(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,9 +75,36 @@ class Reload(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MetricsFront(Struct, frozen=True, forbid_unknown_fields=True):
-    """listen: where Prometheus scrapes, a loopback address such as `127.0.0.1:9464`; empty for nowhere."""
+    """What is counted of `authz serve`; a library counts with its host's own provider.
+
+    listen  where Prometheus scrapes, a loopback address such as `127.0.0.1:9464`; empty for nowhere
+    names   how many teams, models and budgets get a series to themselves; the other teams and models are counted as `other`
+    """
 
     listen: str = ""
+    names: int = 100
+
+
+class Otlp(Struct, frozen=True, forbid_unknown_fields=True):
+    """A collector that takes OTLP over gRPC.
+
+    endpoint     `https://host:4317`; `http://` to a loopback address, or anywhere with `insecure: true`; empty for none
+    headers_env  the environment variable with what to send along, such as `authorization=Bearer …,x-tenant=a`
+    ca_file      who vouches for the collector, in PEM; empty for those whom the machine trusts
+    traces, metrics, records  what it gets; of traces and metrics only what `authz serve` has: a library's are its host's
+    every_s      how often it gets metrics
+    sample       the share of decisions to trace where nobody before us has decided that, 0 to 1
+    """
+
+    endpoint: str = ""
+    insecure: bool = False
+    headers_env: str = ""
+    ca_file: str = ""
+    traces: bool = True
+    metrics: bool = True
+    records: bool = True
+    every_s: float = 10.0
+    sample: float = 0.01
 
 
 class WebhookFront(Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,9 +123,14 @@ class Alerts(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Records(Struct, frozen=True, forbid_unknown_fields=True):
-    """file: where records of decisions and settlements go, one JSON line each; `-` is standard output, empty is nowhere."""
+    """file: where records of decisions and settlements go, one JSON line each; `-` is standard output, empty is nowhere.
+
+    max_bytes  a new file is begun before one grows larger, and `keep` older ones stay beside it; 0 for never
+    """
 
     file: str = "-"
+    max_bytes: int = 0
+    keep: int = 10
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,6 +151,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     records: Records = Records()
     reload: Reload = Reload()
     metrics: MetricsFront = MetricsFront()
+    otlp: Otlp = Otlp()
     alerts: Alerts = Alerts()
     reservation_ttl_s: int = 900
     retention_days: int = 90
@@ -136,8 +176,7 @@ def read_settings(path: Path) -> Settings:
             raise ConfigError(str(path), f"alerts.webhooks[{index}]: expected exactly one of `url` and `url_env`")
     if settings.reload.poll_s < 0.1:
         raise source.fail(("reload", "poll_s"), "reload.poll_s: expected at least 0.1 seconds")
-    if settings.metrics.listen and not _is_loopback(settings.metrics.listen):
-        raise source.fail(("metrics", "listen"), "metrics.listen: expected a loopback address and port, like `127.0.0.1:9464`")
+    _check_telemetry(source, settings)
     if settings.envoy.max_body_bytes < 1024:
         raise source.fail(("envoy", "max_body_bytes"), "envoy.max_body_bytes: expected at least 1024 bytes")
     return Settings(
@@ -159,10 +198,14 @@ def read_settings(path: Path) -> Settings:
             admin_socket=_absolute(base, settings.envoy.admin_socket),
             max_body_bytes=settings.envoy.max_body_bytes,
             tls=_absolute_tls(base, settings.envoy.tls),
+            trace_to=settings.envoy.trace_to,
         ),
-        records=Records(file=settings.records.file if settings.records.file == "-" else _absolute(base, settings.records.file)),
+        records=structs.replace(
+            settings.records, file="-" if settings.records.file == "-" else _absolute(base, settings.records.file)
+        ),
         reload=settings.reload,
         metrics=settings.metrics,
+        otlp=structs.replace(settings.otlp, ca_file=_absolute(base, settings.otlp.ca_file)),
         alerts=settings.alerts,
         reservation_ttl_s=settings.reservation_ttl_s,
         retention_days=settings.retention_days,
@@ -191,6 +234,28 @@ def _check_upstream(source: Source, upstream: Upstream) -> None:
             raise source.fail(("upstream", "keys", index), f"{at}: expected exactly one of `key_env` and `key_file`")
         if key.name in names[:index]:
             raise source.fail(("upstream", "keys", index), f"{at}: `{key.name}` stands twice")
+
+
+def _check_telemetry(source: Source, settings: Settings) -> None:
+    metrics, otlp, records = settings.metrics, settings.otlp, settings.records
+    if metrics.listen and not _is_loopback(metrics.listen):
+        raise source.fail(("metrics", "listen"), "metrics.listen: expected a loopback address and port, like `127.0.0.1:9464`")
+    if not 0 <= metrics.names <= _MOST_NAMES:
+        raise source.fail(("metrics", "names"), f"metrics.names: expected 0 to {_MOST_NAMES}")
+    url = urlsplit(otlp.endpoint)
+    if otlp.endpoint and (url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc):
+        raise source.fail(("otlp", "endpoint"), "otlp.endpoint: expected a URL like `https://host:4317`")
+    if url.scheme == "http" and not otlp.insecure and not _is_loopback(url.netloc.replace("localhost", "127.0.0.1")):
+        problem = "otlp.endpoint: expected https, a loopback address and port, or `insecure: true` beside it"
+        raise source.fail(("otlp", "endpoint"), problem)
+    if not 0 <= otlp.sample <= 1:
+        raise source.fail(("otlp", "sample"), "otlp.sample: expected 0 to 1")
+    if otlp.every_s < 1:
+        raise source.fail(("otlp", "every_s"), "otlp.every_s: expected at least 1 second")
+    if records.max_bytes < 0 or records.keep < 1:
+        raise source.fail(("records",), "records: expected max_bytes of 0 or more and a keep of 1 or more")
+    if settings.envoy.trace_to and not _is_loopback(settings.envoy.trace_to):
+        raise source.fail(("envoy", "trace_to"), "envoy.trace_to: expected a loopback address and port, like `127.0.0.1:4317`")
 
 
 def _is_loopback(listen: str) -> bool:

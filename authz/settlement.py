@@ -13,10 +13,11 @@ from authz.clock import Clock
 from authz.inference import estimate
 from authz.model import Meter, Outcome, Receipt, Record, SettlementRecord, UpstreamLimit, Usage
 from authz.quota.calibration import Observed
-from authz.quota.ledger import Actual, Alert, Change, Reservation
+from authz.quota.ledger import Actual, Alert, Change, Reservation, Terms
 from authz.telemetry.records import timestamp
 
 _NOTHING: Final = Actual(amounts={}, usage=None)
+_UNKNOWN: Final = Terms("", "", "", "", "", "", "", None, {})
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +92,7 @@ class Settler:
                 assert_never(receipt.outcome)
 
         # 3 who has to know
-        self._tell(change, reservation.id, receipt.outcome, actual, now_ns)
+        self._tell(change, reservation.id, receipt.outcome, actual, now_ns, reservation.terms)
         if receipt.limits:
             self._limited(receipt.upstream, reservation.terms.model, receipt.limits)
         if change.changed and receipt.outcome is Outcome.UPSTREAM_ERROR:
@@ -123,7 +124,9 @@ class Settler:
                 _log.warning("a threshold of a quota is reached", extra={"alert": msgspec.to_builtins(alert)})
                 self._alerted(alert)
 
-    def _tell(self, change: Change, reservation_id: str, outcome: Outcome, actual: Actual, now_ns: int) -> None:
+    def _tell(
+        self, change: Change, reservation_id: str, outcome: Outcome, actual: Actual, now_ns: int, terms: Terms = _UNKNOWN
+    ) -> None:
         if change.changed and change.state is not None:
             self._record(
                 SettlementRecord(
@@ -131,6 +134,11 @@ class Settler:
                     reservation_id=reservation_id,
                     outcome=outcome,
                     state=change.state.value,
+                    team=terms.team,
+                    user=terms.user,
+                    key=terms.key,
+                    model=terms.model,
+                    action=terms.action,
                     amounts=actual.amounts,
                     usage=actual.usage,
                 )

@@ -97,6 +97,7 @@ class Stack:
     folder      short, since Unix sockets live in it and their paths may take 107 bytes
     change      edits the copy of the reference bundle before anything reads it
     groq_key    the real upstream's key: no stand-in is started then, and Envoy forwards to Groq
+    settings    more lines of the settings · envoy: more fields of theirs under `envoy`
     keys        where the upstream keys are, as the settings say it
     tls         what clients speak to Envoy, as the settings say it; empty for plain text
     """
@@ -109,6 +110,7 @@ class Stack:
         groq_key: str = "",
         listen: str = "127.0.0.1:0",
         settings: str = "",
+        envoy: str = "",
         keys: str = "key_env: GROQ_API_KEY",
         tls: str = "",
     ) -> None:
@@ -116,7 +118,8 @@ class Stack:
         self.config: Final = folder / "authz.yaml"
         self.records: Final = folder / "decisions.jsonl"
         self._change, self._groq_key, self._listen, self._extra = change, groq_key, listen, settings
-        self._keys, self._tls = keys, f", tls: {tls}" if tls else ""
+        self._keys, self._envoy = keys, envoy
+        self._tls = f", tls: {tls}" if tls else ""
         self._resources = ExitStack()
         self.groq = StandIn(STAND_IN_KEY)
 
@@ -158,7 +161,7 @@ class Stack:
             "operator: olivia\n"
             f"upstream: {upstream}\n"
             "listen: {socket: s.sock, drain_s: 1.5}\n"
-            f"envoy: {{listen: '{self._listen}', admin_socket: a.sock{self._tls}}}\n"
+            f"envoy: {{listen: '{self._listen}', admin_socket: a.sock, {self._envoy}{self._tls}}}\n"
             "records: {file: decisions.jsonl}\n" + self._extra,
             encoding="utf-8",
         )

@@ -35,11 +35,11 @@ class Time:
         self.now_ns += round(seconds * 1e9)
 
 
-def lay_out(folder: Path) -> Path:
-    """Writes settings and bundle into `folder`; answers the settings' path."""
+def lay_out(folder: Path, more: str = "") -> Path:
+    """Writes settings (with `more` lines) and bundle into `folder`; answers the settings' path."""
     shutil.copytree(ROOT / "policies", folder / "policies")
     config = folder / "authz.yaml"
-    config.write_text("store: sqlite:///authz.db\noperator: olivia\nrecords: {file: decisions.jsonl}\n")
+    config.write_text("store: sqlite:///authz.db\noperator: olivia\nrecords: {file: decisions.jsonl}\n" + more)
     return config
 
 
@@ -69,8 +69,8 @@ def opened(folder: Path, *, upstream_key: str = UPSTREAM_KEY) -> Iterator[Place]
 
 
 @contextmanager
-def opened_at(config: Path, *, upstream_key: str = UPSTREAM_KEY) -> Iterator[Place]:
+def opened_at(config: Path, *, upstream_key: str = UPSTREAM_KEY, serving: bool = False, **environ: str) -> Iterator[Place]:
     """The same on settings and a bundle that were laid out before."""
-    time = Time()
-    with Engine(read_settings(config), environ={"GROQ_API_KEY": upstream_key}, clock=time, load=load_bundle) as engine:
+    time, names = Time(), {"GROQ_API_KEY": upstream_key, **environ}
+    with Engine(read_settings(config), environ=names, clock=time, load=load_bundle, serving=serving) as engine:
         yield Place(config.parent, engine, time)

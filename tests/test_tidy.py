@@ -20,6 +20,7 @@ FLOORS: list[set[str]] = [
     {"identity", "inference", "policy", "quota", "telemetry"},
     {"bundle", "answers"},
     {"recording"},
+    {"verdicts"},
     {"pdp", "settlement", "store", "fallback", "alerts", "administration", "published", "calls", "pep"},
     {"review"},
     {"compose", "limiting"},

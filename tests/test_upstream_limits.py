@@ -23,7 +23,7 @@ LIMIT = 10_000
 def counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Place, InMemoryMetricReader]]:
     """The reference bundle without its quotas and cases."""
     reader = InMemoryMetricReader()
-    monkeypatch.setattr("authz.compose.meter_provider", lambda listen, stack: MeterProvider([reader]))
+    monkeypatch.setattr("authz.telemetry.exporters._host", lambda: (MeterProvider([reader]), None))
     config = lay_out(folder)
     (folder / "policies/quotas.yaml").write_text("quotas: []\n")
     for case in (folder / "policies/tests").glob("*"):
@@ -100,4 +100,4 @@ def test_what_the_upstream_refuses_and_what_cannot_be_believed_is_counted(
             place.engine.settle(answered(place, allow, LIMIT, usage=usage))
         found = points(reader)
         assert found["authz.upstream.errors"] == {(("status", "429"),): 2, (("status", "4xx"),): 1, (("status", "5xx"),): 1}
-        assert found["authz.usage.doubted"] == {(("doubt", "missing"),): 1, (("doubt", "above_bound"),): 1}
+        assert found["authz.usage.doubts"] == {(("doubt", "missing"),): 1, (("doubt", "above_bound"),): 1}

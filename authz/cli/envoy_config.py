@@ -30,6 +30,8 @@ def envoy_config(config: Path, sockets: tuple[str, ...]) -> None:
         tls=Tls(**structs.asdict(tls)) if tls is not None else None,
         upstream=Upstream(host=upstream.host, port=upstream.port, tls=upstream.tls),
         max_body_bytes=settings.envoy.max_body_bytes,
+        trace_to=settings.envoy.trace_to,
+        trace_share=settings.otlp.sample,
         max_stream_s=_MAX_STREAM_S if settings.reservation_ttl_s > _MAX_STREAM_S else settings.reservation_ttl_s - 1 or 1,
     )
     click.echo(render(options), nl=False)

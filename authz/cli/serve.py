@@ -29,5 +29,5 @@ def serve(config: Path, socket: str | None, log_level: str) -> None:
     logs.configure(log_level.upper())
     settings = read_settings(config)
     listen = replace(settings.listen, socket=str(Path(socket).resolve())) if socket else settings.listen
-    with open_engine(settings, sidecar=True).start() as engine:
+    with open_engine(settings, serving=True).start() as engine:
         asyncio.run(run(engine, listen))

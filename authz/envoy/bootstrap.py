@@ -78,6 +78,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
     upload_timeout_s      for a whole request to arrive
     idle_timeout_s        without a byte in either direction
     max_stream_s          for a whole exchange: a reservation has to live longer
+    trace_to              host:port of the collector that takes Envoy's spans, OTLP over gRPC in the clear; empty: no tracing
+    trace_share           of the requests that it traces where their sender has not decided that, 0 to 1
     """
 
     listen: str
@@ -96,6 +98,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
     upload_timeout_s: int = 60
     idle_timeout_s: int = 300
     max_stream_s: int = 600
+    trace_to: str = ""
+    trace_share: float = 0.01
 
     def __post_init__(self) -> None:
         host, _, port = self.listen.rpartition(":")
@@ -154,6 +158,7 @@ def render(options: EnvoyOptions) -> str:
         "upstream_host": upstream.host,
         "upstream_port": upstream.port,
         "upstream_transport": _transport(upstream),
+        "tracing": _tracing(options) if options.trace_to else None,
         **MESSAGES,
     }
     template = Template(files("authz.envoy").joinpath("bootstrap.yaml").read_text(encoding="utf-8"))
@@ -216,6 +221,22 @@ def _listen_transport(tls: Tls | None) -> dict[str, Any]:
         # A session that is taken up again would not look at the certificate again.
         made |= {"disable_stateless_session_resumption": True, "disable_stateful_session_resumption": True}
     return {"name": "envoy.transport_sockets.tls", "typed_config": made}
+
+
+def _tracing(options: EnvoyOptions) -> dict[str, Any]:
+    """Envoy hands its span on to the sidecar with each Check: a decision's span is below the one of its request."""
+    collector = {"google_grpc": {"target_uri": options.trace_to, "stat_prefix": "traces"}, "timeout": "1s"}
+    return {
+        "random_sampling": {"value": 100 * options.trace_share},
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                "grpc_service": collector,
+                "service_name": "envoy",
+            },
+        },
+    }
 
 
 def _transport(upstream: Upstream) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from authz.errors import Refused
 from authz.model import Request
 from authz.reasons import Reason
 
+TRACEPARENT: Final = "traceparent"
 PARTIAL_BODY: Final = "x-envoy-auth-partial-body"
 """Envoy's mark on a Check for which it has buffered a body; a client's own is stripped before."""
 
@@ -23,8 +24,11 @@ REQUEST_ID: Final = "x-request-id"
 Headers = tuple[tuple[str, str], ...]
 
 
-def decode_check(raw: bytes) -> Request:
-    """A serialized CheckRequest. Raises Refused(INVALID_REQUEST) for one that cannot be read or is not UTF-8 throughout."""
+def decode_check(raw: bytes, traceparent: str = "") -> Request:
+    """A serialized CheckRequest. Raises Refused(INVALID_REQUEST) for one that cannot be read or is not UTF-8 throughout.
+
+    traceparent  of Envoy's call itself, where it traces that; otherwise the request's own counts
+    """
     check = check_pb2.CheckRequest()
     try:
         check.ParseFromString(raw)
@@ -33,6 +37,7 @@ def decode_check(raw: bytes) -> Request:
     http = check.attributes.request.http
     headers = _headers(http)
     request_ids = [value for name, value in headers if name == REQUEST_ID]
+    parents = [value for name, value in headers if name == TRACEPARENT]
     return Request(
         method=http.method,
         path=http.path,
@@ -41,6 +46,7 @@ def decode_check(raw: bytes) -> Request:
         request_id=request_ids[0] if len(request_ids) == 1 else "",
         source_ip=check.attributes.source.address.socket_address.address,
         peer=check.attributes.source.principal,
+        traceparent=traceparent or (parents[0] if len(parents) == 1 else ""),
     )
 
 

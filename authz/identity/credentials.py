@@ -61,6 +61,9 @@ class KeyRing:
         self._seen = audit.Head()
         self._refreshing = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._live)
+
     def refresh(self) -> None:
         """Raises `StoreUnavailable`; what was known stays.
 

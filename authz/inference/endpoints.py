@@ -45,7 +45,7 @@ def read(request: Request) -> Ask:
     """What the request asks for. Raises `Refused`: an unknown URL, media type, size or body."""
     # The path still has its query: a match of the whole text leaves no room for `..`, `%2F`, `;` or a second `?`.
     endpoint = TABLE.get((request.method, request.path))
-    if endpoint is None and request.method == "GET" and request.path.startswith(f"{MODELS}/"):
+    if endpoint is None and request.method == "GET" and request.path.startswith(f"{MODELS}/") and "?" not in request.path:
         endpoint = ONE_MODEL  # the rest of the path is a model's name, which is looked up exactly
     if endpoint is None:
         raise _unknown(request)
@@ -58,8 +58,8 @@ def _unknown(request: Request) -> Refused:
     where = f"{shown(request.method, 120)} {shown(request.path, 120)}"
     if any(request.path == path or request.path.startswith((f"{path}/", f"{path}?")) for path in _NOT_HERE):
         problem = "Batches and files are not allowed here, since nothing bounds what a batch will cost"
-        return Refused(Reason.UNKNOWN_URL, f"{problem}: {where}. Send the requests one by one.")
-    return Refused(Reason.UNKNOWN_URL, f"Unknown request URL: {where}. Please check the URL for typos.")
+        return Refused(Reason.UNKNOWN_URL, f"{problem}: {where}. Send the requests one by one.", private=where)
+    return Refused(Reason.UNKNOWN_URL, f"Unknown request URL: {where}. Please check the URL for typos.", private=where)
 
 
 def _json(name: str, action: str, reader: Callable[[bytes], Ask]) -> Endpoint:

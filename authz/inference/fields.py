@@ -18,6 +18,13 @@ def wrong(param: str, problem: str) -> Refused:
     return Refused(Reason.INVALID_REQUEST, f"`{param}`: {problem}.", param=param)
 
 
+def unknown(param: str) -> Refused:
+    """Of a name that is the caller's alone."""
+    name = shown(param)
+    problem = f"`{name}`: is not a parameter that this endpoint takes."
+    return Refused(Reason.INVALID_REQUEST, problem, param=name, private=name)
+
+
 def unpriced(param: str, problem: str) -> Refused:
     return Refused(Reason.MODEL_NOT_PRICED, f"`{param}`: {problem}.", param=param)
 
@@ -31,7 +38,7 @@ def refuse_unknown(fields: dict[str, Any], known: Set[str]) -> None:
     """A key that nobody here knows may name a model or cost something."""
     for key in fields:
         if key not in known:
-            raise wrong(shown(key), "is not a parameter that this endpoint takes")
+            raise unknown(key)
 
 
 def refuse_unpriced(fields: dict[str, Any], names: Set[str], problem: str = "has no price here") -> None:

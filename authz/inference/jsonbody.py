@@ -46,8 +46,8 @@ def read_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _refused(problem: str) -> Refused:
-    return Refused(Reason.INVALID_REQUEST, f"We could not parse the body of your request: {problem}.")
+def _refused(problem: str, private: str = "") -> Refused:
+    return Refused(Reason.INVALID_REQUEST, f"We could not parse the body of your request: {problem}.", private=private)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -55,7 +55,8 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twin = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _refused(f"the key {_shown(twin)} stands twice")
+        name = _shown(twin)
+        raise _refused(f"the key {name} stands twice", name)
     for key in found:
         if "\0" in key:
             raise _refused("a key holds a NUL")

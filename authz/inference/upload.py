@@ -6,7 +6,7 @@ from typing import Final
 
 from authz.errors import Refused
 from authz.inference import audio
-from authz.inference.fields import shown, unpriced, wrong
+from authz.inference.fields import shown, unknown, unpriced, wrong
 from authz.inference.multipart import Part, read_parts
 from authz.model import Ask
 from authz.reasons import Reason
@@ -40,7 +40,7 @@ def read(body: bytes, boundary: str, *, endpoint: str, action: str) -> Ask:
         elif part.name in _FREE or part.name in _REPEATED:
             _text(part)
         else:
-            raise wrong(shown(part.name), "is not a parameter that this endpoint takes")
+            raise unknown(part.name)
     if not files:
         raise wrong("file", "expected one file")
     if not models or not models[0]:

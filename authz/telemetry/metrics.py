@@ -1,6 +1,7 @@
-"""What is counted, as OpenTelemetry instruments. Every label is one of ours: a client's text never becomes one.
+"""What is counted, as OpenTelemetry instruments; docs/observability.md lists them. Every attribute is one of ours: a client's
+text never becomes one, a team and a model are names that the bundle knows, and of these so many as the settings say.
 
-Without a reader (`metrics` in the settings) an instrument is a call that does nothing.
+Without a reader nothing is counted: a decision then costs one look at whether there is one.
 """
 
 from __future__ import annotations
@@ -8,21 +9,67 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, MeterProvider, NoOpMeterProvider, Observation
 
-from authz.model import DecisionRecord
+from authz.model import NANOS_PER_USD, DecisionRecord, Meter, QuotaState, SettlementRecord
+from authz.reasons import Reason
+from authz.telemetry.counts import OTHER, Counts, Names
 
 SCOPE: Final = "authz"
+MAX_NAMES: Final = 100
+
+_BOUNDS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 class Metrics:
-    """The instruments of one process. `bundle` gives the digest in force and whether the folder holds one that was refused."""
+    """The counters of one process. `bundle` gives the digest in force and whether the folder holds one that was refused.
 
-    def __init__(self, provider: MeterProvider, bundle: Callable[[], tuple[str, bool]]) -> None:
+    names  how many teams, and how many models, stand for themselves; the others are `other`
+    """
+
+    def __init__(self, provider: MeterProvider, bundle: Callable[[], tuple[str, bool]], *, names: int = MAX_NAMES) -> None:
         meter = provider.get_meter(SCOPE)
-        self._decisions = meter.create_counter("authz.decisions", description="Decisions, by effect and reason.")
+        self._live = not isinstance(provider, NoOpMeterProvider)
+        self._teams, self._models = Names(names), Names(names)
+        whose = ("team", "model")
+        self._decisions = Counts(
+            meter, "authz.decisions", ("effect", "reason", "action", *whose), "Decisions, by effect and reason."
+        )
+        self._durations = meter.create_histogram(
+            "authz.decision.duration",
+            unit="s",
+            description="How long decisions took, from the request's arrival to its record.",
+            explicit_bucket_boundaries_advisory=_BOUNDS_S,
+        )
+        self._reserved_tokens = Counts(
+            meter, "authz.reserved.tokens", whose, "Tokens that reservations expected.", unit="{token}"
+        )
+        self._reserved_cost = Counts(
+            meter, "authz.reserved.cost.usd", whose, "What reservations hold at most, in USD.", scale=NANOS_PER_USD
+        )
+        self._settlements = Counts(
+            meter,
+            "authz.settlements",
+            ("outcome", "state"),
+            "Reservations that ended, by what was reported and their state since.",
+        )
+        self._tokens = Counts(
+            meter,
+            "authz.tokens",
+            ("type", *whose),
+            "Tokens used, as the upstream counted them; `cached` is part of `input`.",
+            unit="{token}",
+        )
+        self._cost = Counts(meter, "authz.cost.usd", whose, "What settlements posted, in USD.", scale=NANOS_PER_USD)
         self._policy_errors = meter.create_counter(
             "authz.policy.errors", description="Decisions denied because a policy could not be evaluated."
+        )
+        self._store_errors = meter.create_counter(
+            "authz.store.errors", description="Operations that the store did not answer, by what they were part of."
+        )
+        self._records = Counts(meter, "authz.records", ("sink", "outcome"), "Records, by sink, written or lost and why.")
+        self._learned = meter.create_counter(
+            "authz.calibration.samples", description="Settled requests that estimates were learned from."
         )
         self._reloads = meter.create_counter("authz.bundle.reloads", description="Reloads of the bundle, by outcome.")
         self._degraded = meter.create_counter(
@@ -41,6 +88,9 @@ class Metrics:
         self._invalid_credentials = meter.create_counter(
             "authz.credentials.excess", description="Invalid credentials beyond what one source may try in a minute."
         )
+        self._doubts = meter.create_counter(
+            "authz.usage.doubts", description="Answered requests whose usage is missing or above its bound."
+        )
         self._bundle = bundle
         meter.create_observable_gauge(
             "authz.bundle.info", [self._info], description="1 for the bundle in force, named by its digest."
@@ -50,9 +100,52 @@ class Metrics:
         )
 
     def decided(self, record: DecisionRecord) -> None:
-        self._decisions.add(1, {"effect": record.effect, "reason": record.reason.value if record.reason else ""})
+        if not self._live:
+            return
+        team = self._teams(record.team or "")
+        model = self._models(record.model) if record.model else OTHER if record.models else ""
+        reason = record.reason.value if record.reason else ""
+        self._decisions.add(record.effect, reason, record.action or "", team, model)
+        self._durations.record(record.duration_us / 1e6, _EFFECTS.get(record.effect))
+        if record.reservation_id and record.estimate is not None:
+            self._reserved_tokens.add(team, model, amount=record.estimate.expected.get(Meter.TOKENS, 0))
+            self._reserved_cost.add(team, model, amount=record.estimate.at_most.get(Meter.SPEND, 0))
         if record.policy_errors:
             self._policy_errors.add(1)
+        if record.reason is Reason.STORE_UNAVAILABLE:
+            self.store_failed("decision")
+
+    def settled(self, record: SettlementRecord) -> None:
+        if not self._live:
+            return
+        team, model = self._teams(record.team), self._models(record.model)
+        self._settlements.add(record.outcome.value, record.state)
+        if record.usage is not None:
+            self._tokens.add("input", team, model, amount=record.usage.input_tokens)
+            self._tokens.add("cached", team, model, amount=record.usage.cached_tokens)
+            self._tokens.add("output", team, model, amount=record.usage.output_tokens)
+        if cost := record.amounts.get(Meter.SPEND, 0):
+            self._cost.add(team, model, amount=cost)
+
+    def expired(self, count: int) -> None:
+        """So many reservations that nobody reported on."""
+        if count:
+            self._settlements.add("unreported", "expired", amount=count)
+
+    def store_failed(self, during: str) -> None:
+        """during  `decision`, `settlement` or `background`"""
+        self._store_errors.add(1, {"during": during})
+
+    def recorded(self, sink: str, outcome: str, count: int) -> None:
+        """outcome  `written`, or why they are lost: `queue_full`, `failed`"""
+        self._records.add(sink, outcome, amount=count)
+
+    def learned(self) -> None:
+        self._learned.add(1)
+
+    def doubted(self, doubt: str) -> None:
+        """doubt  `missing` or `above_bound`"""
+        self._doubts.add(1, {"doubt": doubt})
 
     def used_replaced_key(self) -> None:
         self._replaced_keys.add(1)
@@ -83,3 +176,37 @@ class Metrics:
 
     def _refused(self, options: CallbackOptions) -> Iterable[Observation]:
         yield Observation(int(self._bundle()[1]))
+
+
+_EFFECTS: Final = {effect: {"effect": effect} for effect in ("allow", "deny")}
+
+
+def watch(
+    provider: MeterProvider,
+    *,
+    keys: Callable[[], int],
+    waiting: Callable[[], int],
+    budgets: Callable[[], tuple[QuotaState, ...]],
+) -> None:
+    """Shows how things stand whenever somebody collects.
+
+    keys     issued keys in memory
+    waiting  settlements that wait for the store
+    budgets  how every budget stands that is one counter; nothing where the store does not say
+    """
+    meter = provider.get_meter(SCOPE)
+
+    def one(name: str, read: Callable[[], int], description: str) -> None:
+        meter.create_observable_gauge(name, [lambda options: [Observation(read())]], description=description)
+
+    def budget(name: str, read: Callable[[QuotaState], int], description: str) -> None:
+        def observe(options: CallbackOptions) -> Iterable[Observation]:
+            for state in budgets():
+                yield Observation(read(state) / NANOS_PER_USD, {"quota": state.quota, "scope": state.scope})
+
+        meter.create_observable_gauge(name, [observe], description=description)
+
+    one("authz.keys", keys, "Issued keys in memory.")
+    one("authz.settlements.waiting", waiting, "Settlements that wait for the store to answer again.")
+    budget("authz.budget.used.usd", lambda state: state.used, "Posted and pending in the period, in USD.")
+    budget("authz.budget.limit.usd", lambda state: state.limit, "The limit in force in the period, raises included, in USD.")

@@ -1,43 +1,76 @@
-"""Records as JSON lines, written beside the path: a slow or full disk costs records (counted), never a decision."""
+"""Records on their way out, beside the path: a slow or broken sink costs records, which are counted, and never a decision."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import BinaryIO, Final, Self
-
-import msgspec
+from typing import Final, Protocol, Self
 
 from authz.model import Record
 
 _QUEUE: Final = 10_000
+_BATCH: Final = 256
+_CLOSE_S: Final = 5.0
+
+WRITTEN: Final = "written"
+QUEUE_FULL: Final = "queue_full"
+FAILED: Final = "failed"
+
 _log = logging.getLogger(__name__)
 
 
-class RecordWriter:
-    """Writes records to a stream from a thread of its own, in the order in which they came. `dropped` counts the lost ones."""
+class Sink(Protocol):
+    """Where records end. Used by one thread at a time; neither method raises for what the outside does."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._encoder = msgspec.json.Encoder()
-        self._queue: queue.Queue[Record | None] = queue.Queue(_QUEUE)
-        self.dropped = 0
-        self._thread = threading.Thread(target=self._run, name="decision-records", daemon=True)
+    @property
+    def name(self) -> str:
+        """`stdout`, `file` or `otlp`."""
+        ...
+
+    def write(self, records: Sequence[Record]) -> int:
+        """Answers how many of them are lost."""
+        ...
+
+    def close(self) -> int:
+        """Answers how many were kept back so far and are lost now."""
+        ...
+
+
+class RecordWriter:
+    """Gives records to one sink from a thread of its own, in the order in which they came.
+
+    told  is told how many were `written`, or lost because of a `queue_full` or a sink that `failed`. Every record that came to
+          `write` is told of once, at the latest when `close` is over; only of a sink that hangs by then nothing is known.
+    """
+
+    def __init__(
+        self, sink: Sink, told: Callable[[str, str, int], None] = lambda sink, outcome, count: None, *, queued: int = _QUEUE
+    ) -> None:
+        self._sink, self._told = sink, told
+        self._queue: queue.Queue[Record | None] = queue.Queue(queued)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name=f"records-{sink.name}", daemon=True)
         self._thread.start()
 
     def write(self, record: Record) -> None:
+        """Never waits."""
         try:
             self._queue.put_nowait(record)
         except queue.Full:
-            self.dropped += 1
+            self._dropped += 1
+            self._told(self._sink.name, QUEUE_FULL, 1)
 
     def close(self) -> None:
-        """Writes what is queued, then ends. The stream stays open: whoever opened it closes it."""
-        self._queue.put(None)
-        self._thread.join()
+        """Gives the sink what is queued, then ends. A sink that does not come back is left alone after some seconds."""
+        try:
+            self._queue.put(None, timeout=_CLOSE_S)
+        except queue.Full:
+            _log.error("a sink of decision records does not answer", extra={"sink": self._sink.name})
+        self._thread.join(_CLOSE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -46,18 +79,33 @@ class RecordWriter:
         self.close()
 
     def _run(self) -> None:
-        failing = False
-        while (record := self._queue.get()) is not None:
+        going_on, dropped = True, 0
+        while going_on:
+            batch = self._batch()
+            going_on = batch[-1] is not None
+            records = [record for record in batch if record is not None]
+            if records:
+                self._tell(self._sink.write(records), len(records))
+            if (lost := self._dropped) != dropped:  # told from here: a log line on the path could wait for a terminal
+                _log.error("records came faster than their sink takes them", extra={"sink": self._sink.name, "lost": lost})
+                dropped = lost
+        self._tell(self._sink.close(), 0)
+
+    def _batch(self) -> list[Record | None]:
+        """What waits, at least one; None is the end."""
+        batch = [self._queue.get()]
+        while batch[-1] is not None and len(batch) < _BATCH:
             try:
-                self._stream.write(self._encoder.encode(record) + b"\n")
-                if self._queue.empty():
-                    self._stream.flush()
-                failing = False
-            except OSError as error:
-                self.dropped += 1
-                if not failing:
-                    _log.error("decision records cannot be written", extra={"error": error.strerror})
-                failing = True
+                batch.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        return batch
+
+    def _tell(self, lost: int, of: int) -> None:
+        if of > lost:
+            self._told(self._sink.name, WRITTEN, of - lost)
+        if lost:
+            self._told(self._sink.name, FAILED, lost)
 
 
 def moment(time_ns: int) -> str:

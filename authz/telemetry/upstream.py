@@ -1,4 +1,4 @@
-"""What is counted of the upstream: its refusals, its limits, and counts of tokens that cannot be taken as they came."""
+"""What is counted of the upstream: its refusals and its limits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ class UpstreamMetrics:
         self._errors = meter.create_counter(
             "authz.upstream.errors", description="Requests that the upstream refused, by kind of status: given back in full."
         )
-        self._doubted = meter.create_counter(
-            "authz.usage.doubted", description="Answers whose count of tokens is missing, beyond belief, or above the bound."
-        )
         self._rooms = rooms
         meter.create_observable_gauge(
             "authz.upstream.limit", [self._limits], description="The upstream's own limit, as its answers say it."
@@ -37,10 +34,6 @@ class UpstreamMetrics:
 
     def refused(self, status: int) -> None:
         self._errors.add(1, {"status": "429" if status == _TOO_MANY else "5xx" if status >= _SERVER else "4xx"})
-
-    def doubted(self, doubt: str) -> None:
-        """doubt  `missing` or `above_bound`"""
-        self._doubted.add(1, {"doubt": doubt})
 
     def _limits(self, options: CallbackOptions) -> Iterable[Observation]:
         return [Observation(room.limit, _labels(room)) for room in self._rooms()]

@@ -106,7 +106,7 @@ def test_one_model_is_there_is_refused_or_is_not_there(open_with: Open) -> None:
         ("/models/gemma2-9b-it", Reason.MODEL_DECOMMISSIONED),
         ("/models/nothing", Reason.MODEL_NOT_FOUND),
         (f"/models/{SMALL}/", Reason.MODEL_NOT_FOUND),
-        (f"/models/{SMALL}?x=1", Reason.MODEL_NOT_FOUND),
+        (f"/models/{SMALL}?x=1", Reason.UNKNOWN_URL),
         ("/models/", Reason.MODEL_NOT_FOUND),
         ("/models?x=1", Reason.UNKNOWN_URL),
     ):

@@ -1,26 +1,33 @@
-"""What is counted, as a reader sees it; and served to a scraper on a loopback port."""
+"""What is counted: as a reader sees it, served to a scraper on a loopback port, and bounded whatever names come."""
 
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 
 from authz.errors import ConfigError
+from authz.model import Estimate, Meter, Outcome, SettlementRecord, Usage
 from authz.reasons import Reason
-from authz.telemetry.exporters import meter_provider
+from authz.telemetry.counts import OTHER, Names
 from authz.telemetry.metrics import Metrics
+from tests.place import lay_out, opened_at
 from tests.telemetry.test_records import record
+from tests.telemetry.traffic import decide
+
+Points = dict[str, dict[tuple[tuple[str, Any], ...], float]]
 
 
-def points(reader: InMemoryMetricReader) -> dict[str, dict[tuple[tuple[str, Any], ...], float]]:
+def points(reader: InMemoryMetricReader) -> Points:
     data = reader.get_metrics_data()
     assert data is not None
     return {
@@ -35,27 +42,9 @@ def points(reader: InMemoryMetricReader) -> dict[str, dict[tuple[tuple[str, Any]
     }
 
 
-def test_decisions_errors_and_reloads_are_counted() -> None:
+def opened(names: int = 100) -> tuple[Metrics, InMemoryMetricReader]:
     reader = InMemoryMetricReader()
-    state = ["sha256:one", False]
-    metrics = Metrics(MeterProvider([reader]), lambda: (str(state[0]), bool(state[1])))
-    denied = record()
-    metrics.decided(denied)
-    metrics.decided(msgspec.structs.replace(denied, reason=Reason.POLICY_ERROR, policy_errors=("overflow",)))
-    metrics.decided(msgspec.structs.replace(denied, effect="allow", reason=None))
-    metrics.reloaded("swapped")
-    metrics.reloaded("refused")
-    state[1] = True
-    found = points(reader)
-    assert found["authz.decisions"] == {
-        (("effect", "deny"), ("reason", "invalid_api_key")): 1,
-        (("effect", "deny"), ("reason", "policy_error")): 1,
-        (("effect", "allow"), ("reason", "")): 1,
-    }
-    assert found["authz.policy.errors"] == {(): 1}
-    assert found["authz.bundle.reloads"] == {(("outcome", "swapped"),): 1, (("outcome", "refused"),): 1}
-    assert found["authz.bundle.info"] == {(("digest", "sha256:one"),): 1}
-    assert found["authz.bundle.refused"] == {(): 1}
+    return Metrics(MeterProvider([reader], shutdown_on_exit=False), lambda: ("sha256:one", True), names=names), reader
 
 
 def free_port() -> int:
@@ -64,20 +53,97 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_scraper_reads_them() -> None:
+def test_decisions_are_counted_by_reason_action_team_and_model() -> None:
+    metrics, reader = opened()
+    denied = record()
+    metrics.decided(denied)
+    metrics.decided(replace(denied, reason=Reason.POLICY_ERROR, policy_errors=("overflow",)))
+    estimate = Estimate(at_most={Meter.SPEND: 3_000_000_000}, expected={Meter.TOKENS: 40})
+    allowed = replace(denied, effect="allow", reason=None, action="chat", team="chatbot", model="m", reservation_id="r")
+    metrics.decided(replace(allowed, estimate=estimate))
+    found = points(reader)
+    nobody = (("action", ""), ("effect", "deny"), ("model", ""))
+    assert found["authz.decisions"] == {
+        (*nobody, ("reason", "invalid_api_key"), ("team", "")): 1,
+        (*nobody, ("reason", "policy_error"), ("team", "")): 1,
+        (("action", "chat"), ("effect", "allow"), ("model", "m"), ("reason", ""), ("team", "chatbot")): 1,
+    }
+    whose = (("model", "m"), ("team", "chatbot"))
+    assert found["authz.reserved.tokens"] == {whose: 40}
+    assert found["authz.reserved.cost.usd"] == {whose: 3}
+    assert found["authz.policy.errors"] == {(): 1}
+    assert found["authz.bundle.info"] == {(("digest", "sha256:one"),): 1}
+    assert found["authz.bundle.refused"] == {(): 1}
+
+
+def test_settlements_are_counted_in_tokens_and_money() -> None:
+    metrics, reader = opened()
+    settled = SettlementRecord(
+        time="t",
+        reservation_id="r",
+        outcome=Outcome.ANSWERED,
+        state="posted",
+        team="chatbot",
+        model="m",
+        amounts={Meter.SPEND: 500_000_000},
+        usage=Usage(20, 8, 4),
+    )
+    metrics.settled(settled)
+    metrics.settled(settled)
+    metrics.expired(3)
+    found = points(reader)
+    whose = (("model", "m"), ("team", "chatbot"))
+    assert found["authz.tokens"] == {
+        (*whose, ("type", "input")): 40,
+        (*whose, ("type", "cached")): 8,
+        (*whose, ("type", "output")): 16,
+    }
+    assert found["authz.cost.usd"] == {whose: 1}
+    assert found["authz.settlements"] == {
+        (("outcome", "answered"), ("state", "posted")): 2,
+        (("outcome", "unreported"), ("state", "expired")): 3,
+    }
+
+
+@given(st.lists(st.text(max_size=3)), st.integers(0, 5))
+def test_only_so_many_names_stand_for_themselves(names: list[str], most: int) -> None:
+    fold = Names(most)
+    shown = [fold(name) for name in names]
+    assert len(set(shown) - {OTHER, ""}) <= most
+    assert all(found in (name, OTHER) for name, found in zip(names, shown, strict=True))
+    assert [fold(name) for name in names] == shown  # a series goes on as it began
+
+
+def test_a_client_adds_no_series_with_names_of_its_own(tmp_path: Path) -> None:
+    """Fifty unknown models are one series more; a team or model above the bound is `other`."""
     port = free_port()
-    with ExitStack() as stack:
-        Metrics(meter_provider(f"127.0.0.1:{port}", stack), lambda: ("sha256:one", True)).reloaded("refused")
+    with opened_at(lay_out(tmp_path, f"metrics: {{listen: 127.0.0.1:{port}, names: 1}}\n"), serving=True) as place:
+        decide(place, 300)
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-        assert 'authz_bundle_info{digest="sha256:one"' in text
-        assert "authz_bundle_refused" in text
-        assert "authz_bundle_reloads_total{" in text
-        with pytest.raises(ConfigError, match="metrics cannot be served: address already in use"):
-            meter_provider(f"127.0.0.1:{port}", stack)
+    assert "no-such-model" not in text
+    assert 'model="other"' in text
+    series = [line for line in text.splitlines() if line.startswith("authz_decisions_total{")]
+    assert len(series) < 20
+
+
+def test_a_scraper_reads_them_for_as_long_as_the_engine_is_open(tmp_path: Path) -> None:
+    port = free_port()
+    config = lay_out(tmp_path, f"metrics: {{listen: 127.0.0.1:{port}}}\n")
+    with opened_at(config, serving=True) as place:
+        decide(place, 20)
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        assert f'authz_bundle_info{{digest="{place.engine.bundle.digest}"' in text
+        assert "authz_budget_limit_usd{" in text
+        with (
+            pytest.raises(ConfigError, match="metrics cannot be served: address already in use"),
+            opened_at(config, serving=True),
+        ):
+            pass
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/metrics")
 
 
-def test_without_an_address_nothing_listens() -> None:
-    with ExitStack() as stack:
-        assert isinstance(meter_provider("", stack), NoOpMeterProvider)
+def test_nothing_is_counted_where_nobody_reads() -> None:
+    metrics = Metrics(NoOpMeterProvider(), lambda: ("sha256:one", True))
+    metrics.decided(record(team="chatbot"))
+    assert not metrics._teams._known

@@ -1,0 +1,136 @@
+"""Records as JSON lines: to standard output, or to a file that is turned over when it is full.
+
+Nothing is buffered here, so that what is lost is known to the line. A line that was begun stays begun: its rest comes before
+the next one, so that a disk with room again goes on with whole lines.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from collections.abc import Sequence
+from io import RawIOBase
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+
+from authz.errors import ConfigError
+from authz.model import Record
+
+_encode: Final = msgspec.json.Encoder().encode
+_log = logging.getLogger(__name__)
+
+
+class StreamSink:
+    """Lines to a raw stream, which may take a part of what it is given, or fail. It is not closed here."""
+
+    def __init__(self, name: str, stream: RawIOBase) -> None:
+        self.name: Final = name
+        self._stream = stream
+        self._rest = b""
+        self._failing = False
+
+    def write(self, records: Sequence[Record]) -> int:
+        return self._write([_encode(record) + b"\n" for record in records])
+
+    def close(self) -> int:
+        """The line that was begun and not ended, if there is one."""
+        return 1 if self._rest else 0
+
+    def _write(self, lines: Sequence[bytes]) -> int:
+        """Answers how many of the lines are lost; one that was begun is not, as long as its rest is kept."""
+        data = self._rest + b"".join(lines)
+        written = self._push(data)
+        if written < len(self._rest):
+            self._rest = self._rest[written:]
+            return len(lines)
+        written -= len(self._rest)
+        self._rest = b""
+        for index, line in enumerate(lines):
+            if written < len(line):
+                self._rest = line[written:] if written else b""
+                return len(lines) - index - (1 if written else 0)
+            written -= len(line)
+        return 0
+
+    def _push(self, data: bytes) -> int:
+        """Answers how many bytes the stream took before it failed."""
+        written, view = 0, memoryview(data)
+        try:
+            while written < len(data):
+                taken = self._stream.write(view[written:])
+                if not taken:
+                    raise BlockingIOError(errno.EAGAIN, "it takes nothing")
+                written += taken
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._failing = False
+        return written
+
+    def _failed(self, error: OSError) -> None:
+        if not self._failing:  # once, not for every record
+            _log.error("decision records cannot be written", extra={"sink": self.name, "error": error.strerror})
+        self._failing = True
+
+
+class FileSink(StreamSink):
+    """A file, and at most `keep` older ones beside it: `x.jsonl.1` is the newest of these.
+
+    max_bytes  after which a new file is begun, between two lines; 0 for never
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = 0, keep: int = 1) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            super().__init__("file", _append(path))
+        except OSError as error:
+            raise ConfigError(str(path), f"decision records cannot be written: {(error.strerror or '').lower()}") from None
+        self._path, self._max_bytes, self._keep = path, max_bytes, keep
+
+    def close(self) -> int:
+        self._stream.close()
+        return super().close()
+
+    def _write(self, lines: Sequence[bytes]) -> int:
+        if not self._max_bytes:
+            return super()._write(lines)
+        lost, chunk, size = 0, list[bytes](), self._stream.seek(0, 2)
+        for line in lines:
+            if size and size + len(line) > self._max_bytes:
+                lost += super()._write(chunk)
+                chunk, size = [], self._turn_over()
+            chunk.append(line)
+            size += len(line)
+        return lost + super()._write(chunk)
+
+    def _turn_over(self) -> int:
+        """Answers the size of the file to go on with. Where a new one cannot be had that is the old one."""
+        if self._rest:  # the end of a line belongs to its beginning
+            return self._stream.seek(0, 2)
+        try:
+            for number in range(self._keep - 1, 0, -1):
+                older = self._numbered(number)
+                if older.exists():
+                    older.replace(self._numbered(number + 1))
+            self._path.replace(self._numbered(1))
+            fresh = _append(self._path)
+        except OSError as error:
+            self._failed(error)
+            return self._stream.seek(0, 2)
+        self._stream.close()
+        self._stream = fresh
+        return 0
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
+
+
+def standard_output() -> StreamSink:
+    return StreamSink("stdout", cast("RawIOBase", open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)))
+
+
+def _append(path: Path) -> RawIOBase:
+    return cast("RawIOBase", path.open("ab", buffering=0))
