@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -38,7 +39,7 @@ def play(place: Place) -> list[str]:
 
 
 @pytest.fixture
-def process_log() -> io.StringIO:
+def process_log() -> Iterator[io.StringIO]:
     """What the process logs, as it writes it."""
     stream = io.StringIO()
     before, level = logging.root.handlers[:], logging.root.level
@@ -46,7 +47,7 @@ def process_log() -> io.StringIO:
     [handler] = logging.root.handlers
     assert isinstance(handler, logging.StreamHandler)
     handler.setStream(stream)
-    yield stream  # type: ignore[misc]  # a fixture that ends
+    yield stream
     logging.root.handlers, logging.root.level = before, level
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 from authz.errors import Refused
 from authz.model import Allow, Decision, Outcome, Receipt, Request, Usage
@@ -30,7 +31,8 @@ def requests(place: Place, count: int) -> Iterator[Request]:
             case 3:
                 yield place.request(secret, request_id=f"r{number}", n=7)
             case 4:
-                yield place.request(secret, request_id=f"r{number}", **{f"no_such_field_{number % 7}": 1})
+                fields: dict[str, Any] = {f"no_such_field_{number % 7}": 1}
+                yield place.request(secret, request_id=f"r{number}", **fields)
             case 5:
                 headers = (("authorization", f"Bearer {secret}"),)
                 yield Request("GET", "/openai/v1/models", headers, b"", f"r{number}")
