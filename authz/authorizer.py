@@ -25,9 +25,9 @@ from authz.errors import Denied, NotOpen, Refused
 from authz.model import Allow, Decision, Deny, Outcome, Receipt, Reply, Request, Usage
 from authz.settings import Settings, Upstream, read_settings
 
-AT_ONCE: Final = 16
-"""So many threads are in the engine at a time. More would only wait for each other inside the store, whose patience is bounded;
-here they wait for their turn."""
+AT_ONCE: Final = 4
+"""So many threads are in the engine at a time. More would only wait for each other inside the store, whose patience is bounded:
+with 8 of a thousand on a busy machine, one in a thousand was denied for it. Here they wait for their turn, however long."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
