@@ -15,8 +15,9 @@ user's other teams.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time, timedelta
+from itertools import combinations
 from typing import Annotated, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -35,6 +36,7 @@ _DIGEST_CHARS: Final = 64
 _HEX: Final = frozenset("0123456789abcdef")
 _SPIFFE: Final = re.compile(r"spiffe://[a-z0-9._-]+(?:/[A-Za-z0-9._-]+)+")
 _SPIFFE_CHARS: Final = 2048
+_COMBINED: Final = 3
 
 
 class OrganisationRow(Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,6 +159,34 @@ class Directory(Struct, frozen=True):
         kept = tuple(role for role in self.roles if role.id in roles)
         return Principal(uid=uid, organisation=self.organisation, team=team, user=uid, roles=kept)
 
+    def guests(self) -> Iterator[tuple[Principal, bool]]:
+        """Who may come with a token beyond what `users` says, one for all who are alike, and whether their team is disabled.
+
+        In each team that an issuer's groups give, or its users' own rows: with the roles that come with it, and with what other
+        groups add to them, each alone and all together, and in every combination where they are few. Named after the issuer's
+        prefix and the roles, with signs that no name has: `okta.*`, `okta.*+developer`.
+        """
+        for issuer in self.issuers.values():
+            rows = [by_team for user, by_team in self.users.items() if issuer.groups and user.startswith(issuer.prefix)]
+            own: dict[str, set[frozenset[str]]] = {}
+            for member in (member for by_team in rows for member in by_team.values() if not member.disabled):
+                own.setdefault(member.principal.team.id, set()).add(frozenset(role.id for role in member.principal.roles))
+            owned = {frozenset[str](), *(roles for sets in own.values() for roles in sets)}
+            added = _combined(tuple(dict.fromkeys(frozenset(row.roles) for row in issuer.groups.values() if row.roles)))
+            for team in dict.fromkeys((*(team for row in issuer.groups.values() for team in row.teams), *own)):
+                given = {frozenset(row.roles) | roles for row in issuer.groups.values() if team in row.teams for roles in owned}
+                for roles in sorted({base | more for base in given | own.get(team, set()) for more in added}, key=sorted):
+                    uid = Uid("User", "+".join((f"{issuer.prefix}*", *sorted(roles))))
+                    known = tuple(role for role in self.roles if role.id in roles)
+                    yield Principal(uid, self.organisation, Uid("Team", team), uid, known), team in self.disabled_teams
+
+    def vouched(self, user_id: str) -> bool:
+        """Whether an issuer can name this user and give a team, so that a row need not."""
+        return any(
+            user_id.startswith(issuer.prefix) and any(row.teams for row in issuer.groups.values())
+            for issuer in self.issuers.values()
+        )
+
 
 def read_directory(source: Source, zone: ZoneInfo) -> Directory:
     """`zone` is the organisation's. Raises `ConfigError` at the first name, reference or digest that is not right."""
@@ -179,6 +209,12 @@ def read_directory(source: Source, zone: ZoneInfo) -> Directory:
         disabled_teams=frozenset(team for team, row in rows.teams.items() if row.disabled),
         disabled_users=frozenset(user for user, row in rows.users.items() if row.disabled),
     )
+
+
+def _combined(sets: tuple[frozenset[str], ...]) -> set[frozenset[str]]:
+    """What some of these make together: of few every choice, of many none, one or all."""
+    sizes = range(len(sets) + 1) if len(sets) <= _COMBINED else (0, 1, len(sets))
+    return {frozenset[str]().union(*some) for size in sizes for some in combinations(sets, size)}
 
 
 def _active(member: Member | None, now_ns: int) -> Principal | None:

@@ -285,6 +285,8 @@ def _askers(bundle: Bundle) -> Iterator[tuple[Who, Asker]]:
     for by_team in bundle.directory.users.values():
         for team, member in by_team.items():
             yield (member.principal.uid, team), Asker(member.principal, member.disabled)
+    for guest, disabled in bundle.directory.guests():
+        yield (guest.uid, guest.team.id), Asker(guest, disabled)
 
 
 def _named(policy: Policy) -> Iterator[Uid]:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from authz.answers import usd
 from authz.bundle import Bundle
 from authz.identity.directory import Member
+from authz.identity.issuers import IssuerRow
 from authz.inference.pricebook import Decommissioned, ModelSpec
 from authz.model import Meter, Uid
 from authz.quota.definitions import Quota, Reserve
@@ -24,6 +25,7 @@ from authz.review.changes import (
     NEITHER,
     Change,
     Detail,
+    Effects,
     Sort,
     both,
     differing,
@@ -53,9 +55,13 @@ def directory(old: Bundle, new: Bundle) -> Iterator[Change]:
         yield Change(Sort.CHANGED, "organisation", other.organisation.id, (turned("name", one.name, other.name),))
     for kind, before, after in (("team", one.teams, other.teams), ("role", one.roles, other.roles)):
         yield from named(kind, {uid.id for uid in before}, {uid.id for uid in after})
+    for name in sorted(one.disabled_teams ^ other.disabled_teams):
+        yield told(Sort.CHANGED, "team", name, [switched(name in one.disabled_teams, name in other.disabled_teams)])
+    for sort, name in differing(one.issuers, other.issuers, lambda issuer: issuer):
+        yield told(sort, "issuer", name, _issuer_details(one.issuers.get(name), other.issuers.get(name)))
     for sort, name in differing(one.users, other.users, lambda user: user):
         yield told(sort, "user", name, _user_details(one.users.get(name, {}), other.users.get(name, {})))
-    secrets = [_digests(bundle) for bundle in (old, new)]
+    secrets = [_by_key(bundle) for bundle in (old, new)]
     keys = [
         {name: (member, found.get(name, ())) for name, member in bundle.directory.keys.items()}
         for bundle, found in zip((old, new), secrets, strict=True)
@@ -168,7 +174,7 @@ def _key_details(
     yield turned("last day", last[0], last[1], effects_of(ends[1] - ends[0]) if len(ends) == 2 else NEITHER)
     yield switched(*both(lambda member: member is not None and member.disabled, before, after))
     for sort, name in differing(dict.fromkeys(one[1] if one else ()), dict.fromkeys(other[1] if other else ()), lambda _: _):
-        yield Detail(f"secret sha256:{name[:12]}… {sort}", MORE if sort is Sort.ADDED else LESS)
+        yield Detail(f"{name} {sort}", MORE if sort is Sort.ADDED else LESS)
 
 
 _KEY_FIELDS: Final[dict[str, Callable[[Member], str]]] = {
@@ -186,11 +192,40 @@ def _last_day(member: Member, zone: ZoneInfo) -> str:
     return datetime.fromtimestamp(member.expires_ns // 10**9 - 1, zone).date().isoformat() if member.expires_ns else ""
 
 
-def _digests(bundle: Bundle) -> dict[str, tuple[str, ...]]:
+def _by_key(bundle: Bundle) -> dict[str, tuple[str, ...]]:
+    """What lets somebody act as a key, by its id: declared secrets and the identities of certificates."""
     found: dict[str, tuple[str, ...]] = {}
-    for name, key in bundle.directory.digests.items():
-        found[key] = (*found.get(key, ()), name)
+    directory = bundle.directory
+    secrets = ((f"secret sha256:{digest[:12]}…", key) for digest, key in directory.digests.items())
+    certificates = ((f"certificate {identity}", key) for identity, key in directory.peers.items())
+    for shown, key in (*secrets, *certificates):
+        found[key] = (*found.get(key, ()), shown)
     return found
+
+
+def _issuer_details(one: IssuerRow | None, other: IssuerRow | None) -> Iterator[Detail]:
+    """Who vouches for users, and what its groups give. Another issuer by the same name lets
+    some in and keeps others out."""
+    before, after = ({} if row is None else dict(_issuer_words(row)) for row in (one, other))
+    for field in {**before, **after}:
+        yield turned(field, before.get(field), after.get(field), Effects(more=True, less=True))
+    groups = [{} if row is None else row.groups for row in (one, other)]
+    for sort, name in differing(groups[0], groups[1], lambda row: row):
+        effects = MORE if sort is Sort.ADDED else LESS if sort is Sort.REMOVED else Effects(more=True, less=True)
+        given = groups[1].get(name) or groups[0][name]
+        words = [f"{kind} {_list(names)}" for kind, names in (("teams", given.teams), ("roles", given.roles)) if names]
+        gives = f", gives {' and '.join(words)}" if words and sort is not Sort.REMOVED else ""
+        yield Detail(f"group {name} {sort}{gives}", effects)
+
+
+def _issuer_words(row: IssuerRow) -> Iterator[tuple[str, str]]:
+    yield "keys from", row.jwks_uri
+    yield "audience", _list(row.audience)
+    yield "algorithms", _list(row.algorithms)
+    yield "user from", row.claims.user
+    yield "groups from", _list(row.claims.groups)
+    yield "required", _list(f"{name}={text}" for name, text in row.require.items())
+    yield "prefix", row.prefix
 
 
 def _model_words(model: ModelSpec | None) -> Iterator[tuple[str, str]]:

@@ -28,6 +28,8 @@ def unused_entity(world: World) -> Iterator[Hit]:
     for user, by_team in world.bundle.directory.users.items():
         uid, at = Uid("User", user), InRow(DIRECTORY, ("users", user))
         if not by_team:
+            if world.bundle.directory.vouched(user):
+                continue  # the issuer's groups say in which team, or the row is there to keep somebody out
             yield Hit(at, f"{uid} is in no team, and so can never act")
         elif not any(member.disabled for member in by_team.values()) and not permits.cover(world.members[Match(equals=uid)]):
             yield Hit(at, f"{uid} may do nothing: no permit is about it")

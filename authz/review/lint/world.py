@@ -11,6 +11,8 @@ from functools import cache, cached_property
 from itertools import product
 from typing import Final, NamedTuple, TypeVar
 
+from msgspec import structs
+
 from authz.bundle import Bundle, world
 from authz.bundle.files import SCHEMA, Parts
 from authz.inference.pricebook import ModelSpec
@@ -183,6 +185,14 @@ def _principals(bundle: Bundle, now_ns: int) -> Iterator[Who]:
         above = frozenset(principal.path) - {principal.uid}
         live = not member.disabled and not (member.expires_ns and now_ns >= member.expires_ns)
         yield Who(principal, Node(principal.uid, above), live)
+    # A user whom a policy names may have come with a token, and then has what the issuer's groups give too.
+    spoken = {uid for policy in bundle.policies for uid in (policy.principal.equals, policy.principal.within, *policy.literals)}
+    named = [uid for uid in spoken if uid is not None and uid.type == "User" and directory.vouched(uid.id)]
+    for guest, disabled in directory.guests():
+        for uid in (guest.uid, *named):
+            if uid.id not in directory.disabled_users:
+                above = frozenset(guest.path) - {guest.uid}
+                yield Who(structs.replace(guest, uid=uid, user=uid), Node(uid, above), not disabled)
 
 
 def _by_scope(pairs: Iterable[tuple[T, Node]]) -> dict[Match, list[T]]:
