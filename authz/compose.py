@@ -99,7 +99,7 @@ class Engine:
             metrics = self._metrics = telemetry.metrics
             self.headroom = Headroom()
             upstream_metrics = UpstreamMetrics(telemetry.meters, self.upstream_rooms)
-            self._upstreams = Upstreams(_upstreams(settings.upstream), environ, refused=metrics.refused_upstream)
+            self._upstreams = Upstreams(upstream_sources(settings.upstream), environ, refused=metrics.refused_upstream)
             self._watcher = Watcher(self.source, folder, poll_s=settings.reload.poll_s) if settings.reload.watch else None
             self.store: Store = open_store(settings.store)
             stack.callback(self.store.close)
@@ -299,7 +299,8 @@ def _webhooks(alerts: Alerts, environ: Mapping[str, str]) -> tuple[Webhook, ...]
     return tuple(found)
 
 
-def _upstreams(upstream: Upstream) -> tuple[UpstreamSource, ...]:
+def upstream_sources(upstream: Upstream) -> tuple[UpstreamSource, ...]:
+    """Where the settings say that the upstream keys are."""
     if not upstream.keys:
         return (UpstreamSource("default", upstream.key_env, upstream.key_file),)
     return tuple(UpstreamSource(key.name, key.key_env, key.key_file, key.teams) for key in upstream.keys)

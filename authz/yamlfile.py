@@ -38,6 +38,7 @@ class Source:
 
     def __init__(self, name: str, text: str) -> None:
         self.name, self._lines = name, text.splitlines()
+        self._kept = text.splitlines(keepends=True)
         try:
             _refuse_depth(text, self.fail_at)
             self._root = yaml.compose(text, Loader=_LOADER)
@@ -63,6 +64,37 @@ class Source:
                 break
             node = found
         return None if node is None else Place(node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def span(self, path: tuple[str | int, ...]) -> tuple[int, int] | None:
+        """Where the scalar at `path` begins and ends in the text; None where there is none."""
+        node = self._find(path)
+        if not isinstance(node, yaml.ScalarNode):
+            return None
+        return self._offset(node.start_mark), self._offset(node.end_mark)
+
+    def first_key(self, path: tuple[str | int, ...]) -> tuple[int, int] | None:
+        """Of the mapping at `path`: offset in the text, column from 0; None where there is no mapping, or it is empty."""
+        node = self._find(path)
+        if not isinstance(node, yaml.MappingNode) or not node.value:
+            return None
+        mark = node.value[0][0].start_mark
+        return self._offset(mark), mark.column
+
+    def is_flow(self, path: tuple[str | int, ...]) -> bool:
+        """Whether what is at `path` is written in braces."""
+        node = self._find(path)
+        return isinstance(node, yaml.CollectionNode) and bool(node.flow_style)
+
+    def _find(self, path: tuple[str | int, ...]) -> Any:
+        node = self._root
+        for step in path:
+            node = _child(node, step)
+            if node is None:
+                return None
+        return node
+
+    def _offset(self, mark: Any) -> int:
+        return sum(len(line) for line in self._kept[: mark.line]) + int(mark.column)
 
     def fail_at(self, place: Place | None, problem: str) -> ConfigError:
         if place is None:

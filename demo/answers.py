@@ -231,7 +231,7 @@ def _chat_stream(
 
 def list_models(exchange: Exchange) -> Answer:
     data = [{"id": name, "object": "model", "created": CREATED, "owned_by": "standin", "active": True} for name in MODELS]
-    return JSONResponse({"object": "list", "data": data}), None
+    return JSONResponse({"object": "list", "data": data} | exchange.behaviour.more), None
 
 
 ENDPOINTS: Final[dict[tuple[str, str], Callable[[Exchange], Answer]]] = {

@@ -74,7 +74,7 @@ def test_a_team_that_has_had_its_share_waits_while_another_asks(tmp_path: Path, 
 
 def test_only_a_reservation_of_ours_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A3."""
-    with counted(tmp_path, monkeypatch) as (place, _reader):
+    with counted(tmp_path, monkeypatch) as (place, _):
         allow = ask(place, place.issue("chatbot-prod"))
         assert isinstance(allow, Allow)
         forged = Allow("made-up", allow.upstream_key, (), allow.record, allow.upstream)

@@ -16,6 +16,7 @@ from authz.cli.fmt import fmt
 from authz.cli.health import health
 from authz.cli.keys import keys
 from authz.cli.matrix import matrix
+from authz.cli.prices import prices
 from authz.cli.replay import replay
 from authz.cli.review import review
 from authz.cli.schema import schema
@@ -40,6 +41,7 @@ for command in (
     keys,
     audit,
     usage,
+    prices,
     check,
     fmt,
     schema,

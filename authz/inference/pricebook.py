@@ -251,6 +251,11 @@ def _amount(source: Source, at: tuple[str | int, ...], value: Dollars | None) ->
     return int(int(digits) * 10**places)
 
 
+def is_name(name: str) -> bool:
+    """Whether a model can be called so."""
+    return name.isascii() and name[:1].isalnum() and all(char.isalnum() or char in _PUNCTUATION for char in name)
+
+
 def _check_name(source: Source, at: tuple[str | int, ...], name: str) -> None:
-    if not (name.isascii() and name[:1].isalnum() and all(char.isalnum() or char in _PUNCTUATION for char in name)):
+    if not is_name(name):
         raise source.fail(at, f"name {name!r}: expected letters, digits and `._-/:`, beginning with a letter or a digit")

@@ -167,7 +167,8 @@ ALIASED = '@id("all") permit (principal, action in Action::"infer", resource in 
         (f'@id("one") permit (principal, action, resource == Model::"{SMALL}");', False, True),
         ('@id("one") permit (principal, action, resource == Model::"fast");', False, False),
         (
-            f'@id("two") permit (principal, action, resource) when {{ [Model::"fast", Model::"{SMALL}"].contains(resource) }};',
+            '@id("both") permit (principal, action in Action::"infer", resource)\n'
+            f'when {{ resource == Model::"fast" || resource == Model::"{SMALL}" }};',
             True,
             True,
         ),
