@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test lint types check lock proto clean
+.PHONY: help install demo run test chaos rolling lint types check lock proto clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,12 @@ run: $(STAMP)  ## the same and stays up; forwards to Groq when GROQ_API_KEY is s
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+chaos: $(STAMP)  ## every fault on both stores under load; a table of what was lost (ARGS="--json", "--only redis --seconds 10")
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+rolling: $(STAMP)  ## rolling restarts of two sidecars under load (ARGS="--rounds 50")
+	@$(BIN)/python -m tests.chaos.rolling $(ARGS)
 
 lint: $(STAMP)  ## ruff: rules and formatting; the Dockerfile
 	$(BIN)/ruff check .
