@@ -83,7 +83,7 @@ def show_budgets(quota: str | None, config: Path, user: str | None, every: bool,
     if as_json:
         show.as_json({"budgets": rows})
     else:
-        _print(rows)
+        _print(rows, bundle.time_zone)
     show.leave(findings=any(row.reached and row.enforced for row in rows))
 
 
@@ -281,12 +281,20 @@ def _row(applied: Applied, state: QuotaState, changes: tuple[Raise, ...], now_ns
     )
 
 
-def _print(rows: list[Row]) -> None:
+def _print(rows: list[Row], zone: ZoneInfo) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(
-        "quota", "scope", "limit", "raised", "used", "left", "share", "resets at", "alerts reached", title="Budgets, USD"
+    table = show.table(
+        "quota",
+        "scope",
+        "limit",
+        "raised",
+        "used",
+        "left",
+        "share",
+        "resets at",
+        "alerts reached",
+        title=f"Budgets, USD; times in {zone.key}",
     )
     for row in rows:
         share = "–" if row.percent is None else f"{row.percent} %"
@@ -298,13 +306,18 @@ def _print(rows: list[Row]) -> None:
             row.used_usd,
             row.left_usd,
             f"[bold red]{share}, reached[/]" if row.reached else share,
-            row.resets_at,
+            _minute(row.resets_at),
             ", ".join(row.alerts_reached_usd),
         )
     show.console().print(table)
     if any(row.changes for row in rows):
-        changed = Table("quota", "scope", "time", "by", "who", "why", title="Changed by hand in this period")
+        changed = show.table("quota", "scope", "time", "by", "who", "why", title="Changed by hand in this period")
         for row in rows:
             for change in row.changes:
-                changed.add_row(*map(escape, (row.quota, row.scope, change.time, change.by_usd, change.who, change.why)))
+                cells = (row.quota, row.scope, _minute(change.time), change.by_usd, change.who, change.why)
+                changed.add_row(*map(escape, cells))
         show.console().print(changed)
+
+
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")

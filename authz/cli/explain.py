@@ -131,7 +131,6 @@ def _moment_ns(text: object) -> int:
 
 def _print(explanation: Explanation) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from authz.answers import duration, usd
     from authz.model import Meter
@@ -154,7 +153,7 @@ def _print(explanation: Explanation) -> None:
         console.print(f"\n[{style}]{policy.effect} {escape(policy.id)}: {policy.part}[/] {escape(policy.file)}:{policy.line}")
         console.print(escape(policy.text), style="dim")
     if explanation.quotas:
-        table = Table("quota", "scope", "limit", "used", "this request", "left before it", "resets in", title="Quotas")
+        table = show.table("quota", "scope", "limit", "used", "this request", "left before it", "resets in", title="Quotas")
         for shown in explanation.quotas:
             state = shown.state
             spend = state.meter is Meter.SPEND

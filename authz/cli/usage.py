@@ -38,7 +38,6 @@ class KeyUsage(Struct, frozen=True):
 @options.as_json
 def usage(config: Path, user: str | None, day: str | None, estimates: bool, as_json: bool) -> None:
     """Requests, tokens and estimated cost today of each key whose use you may see."""
-    from rich.table import Table
 
     from authz.bundle import load_bundle
     from authz.settings import read_settings
@@ -64,7 +63,7 @@ def usage(config: Path, user: str | None, day: str | None, estimates: bool, as_j
     if as_json:
         show.as_json({"day": day, "usage_by_key": rows})
         return
-    table = Table("key", "requests today", "tokens today", "estimated cost (USD)", title=f"Usage on {day}")
+    table = show.table("key", "requests today", "tokens today", "estimated cost (USD)", title=f"Usage on {day}")
     for row in rows:
         table.add_row(row.key_name, f"{row.requests_today:,}", f"{row.tokens_today:,}", row.estimated_cost_usd)
     show.console().print(table)
@@ -133,7 +132,6 @@ def _estimate(row: Calibrated) -> EstimateRow:
 
 def _show_estimates(uri: str, sees: Callable[[str], bool], *, as_json: bool) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from authz.store import open_store
 
@@ -146,7 +144,7 @@ def _show_estimates(uri: str, sees: Callable[[str], bool], *, as_json: bool) -> 
         show.as_json({"estimates": rows})
         return
     columns = ("key", "model", "samples", "expected output", "used of reserved, p50", "p90", "overshoots", "overshoot")
-    table = Table(*columns, title="Learned estimates, tokens")
+    table = show.table(*columns, title="Learned estimates, tokens")
     for row in rows:
         table.add_row(
             escape(row.key_name),
