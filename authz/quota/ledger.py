@@ -233,7 +233,8 @@ class Change(Struct, frozen=True):
 class UsageRow(Struct, frozen=True):
     """Use of one key on one model on one day (in the organisation's time zone), settled and pending kept apart.
 
-    cost_nanousd  posted; pending_nanousd is held for requests that have not been settled
+    estimated_nanousd  the bounds of what has ended, as they were reserved: what `cost_nanousd` was posted for
+    cost_nanousd       posted; pending_nanousd is held for requests that have not been settled
     """
 
     day: str
@@ -246,6 +247,7 @@ class UsageRow(Struct, frozen=True):
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    estimated_nanousd: int
     cost_nanousd: int
     pending_requests: int
     pending_nanousd: int

@@ -50,6 +50,7 @@ class UsageChange(Struct, frozen=True):
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    estimated_nanousd: int
     cost_nanousd: int
 
 
@@ -174,12 +175,13 @@ def usage_change(event: Event, terms: Terms, actual: Actual | None, *, corrects:
                 input_tokens=usage.input_tokens if usage else 0,
                 cached_tokens=usage.cached_tokens if usage else 0,
                 output_tokens=usage.output_tokens if usage else 0,
+                estimated_nanousd=bound - taken_back[1],
                 cost_nanousd=actual.amounts.get(Meter.SPEND, bound) - taken_back[1],
             )
         case Event.EXPIRE:
-            return UsageChange(1, 0, 0, 0, bound)
+            return UsageChange(1, 0, 0, 0, bound, bound)
         case Event.VOID:
-            return UsageChange(-taken_back[0], 0, 0, 0, -taken_back[1])
+            return UsageChange(-taken_back[0], 0, 0, 0, -taken_back[1], -taken_back[1])
         case _:
             assert_never(event)
 
