@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from authz.model import MAX_AMOUNT, Meter, Price, QuotaState, Usage
 from authz.quota.calibration import Lesson
-from authz.quota.windows import NS, Window
+from authz.quota.windows import NS, Kind, Window
 
 DELIVER_WITHIN_NS: Final = 7 * 86_400 * NS
 """How long an alert is offered for delivery after it was reached."""
@@ -251,6 +251,14 @@ class UsageRow(Struct, frozen=True):
     cost_nanousd: int
     pending_requests: int
     pending_nanousd: int
+
+
+def check_raise(charge: Charge, by: int) -> None:
+    """Raises `ValueError` for a raise that no store takes."""
+    if charge.window.kind is not Kind.CALENDAR:
+        raise ValueError(f"a raise of `{charge.quota}`, which counts by {charge.window.name}, expected a budget")
+    if by == 0 or abs(by) > MAX_AMOUNT:
+        raise ValueError(f"a raise by {by}, expected 1 to {MAX_AMOUNT}, or as much below 0")
 
 
 def in_force(limit: int, raised: int) -> int:

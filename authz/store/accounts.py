@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from authz.model import MAX_AMOUNT, Meter, QuotaState
 from authz.quota.ledger import Actual, Alert, Charge, Event, Full, Hold, Terms, in_force
-from authz.quota.windows import Kind, Tally, Window, seconds_until
+from authz.quota.windows import Tally, Window, seconds_until
 
 
 class Account(Struct):
@@ -71,13 +71,6 @@ def check_actual(actual: Actual) -> None:
         usage = actual.usage
         for amount in (usage.input_tokens, usage.output_tokens, usage.cached_tokens):
             _check_amount(amount, Meter.TOKENS)
-
-
-def check_raise(charge: Charge, by: int) -> None:
-    if charge.window.kind is not Kind.CALENDAR:
-        raise ValueError(f"a raise of `{charge.quota}`, which counts by {charge.window.name}, expected a budget")
-    if by == 0 or abs(by) > MAX_AMOUNT:
-        raise ValueError(f"a raise by {by}, expected 1 to {MAX_AMOUNT}, or as much below 0")
 
 
 def check_raised(total: int) -> None:
