@@ -92,10 +92,8 @@ def _asked(bundle: Bundle, request: dict[str, object]) -> Asked:
 
 def _recorded(bundle: Bundle, request: dict[str, object]) -> Asked:
     from authz.model import DecisionRecord
-    from authz.quota.definitions import parse_uid
     from authz.review.recordfile import read_records
-    from authz.review.replay import asked_of, time_ns
-    from authz.review.suite import principal_of
+    from authz.review.replay import asked_of, principal_of, time_ns
 
     wanted, file = str(request["decision_id"] or ""), Path(str(request["record"]))
     decisions = (record for record in read_records([file]) if isinstance(record, DecisionRecord))
@@ -105,10 +103,9 @@ def _recorded(bundle: Bundle, request: dict[str, object]) -> Asked:
     if found.principal is None or found.action is None:
         raise click.UsageError(f"--id: `{wanted}` was refused before it was known who asks for what: {found.message}")
     now_ns = time_ns(found.time)
-    try:
-        principal = principal_of(bundle, parse_uid(found.principal), found.team, now_ns)
-    except ValueError as error:
-        raise click.UsageError(f"--id: {error}") from None
+    principal = principal_of(bundle, found, now_ns)
+    if principal is None:
+        raise click.UsageError(f"--id: the bundle has no {found.principal} in force at {found.time}")
     return asked_of(bundle, found, principal, now_ns)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,17 @@ def test_no_policy_file_and_no_folder_are_errors(tmp_path: Path) -> None:
         load_bundle(folder)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_bundle(tmp_path / "nowhere")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    folder = copy(tmp_path)
+    os.mkfifo(folder / "more.cedar")
+    with pytest.raises(ConfigError, match=r"more\.cedar: expected a plain file"):
+        load_bundle(folder)
+    (folder / "more.cedar").unlink()
+    (folder / "more.cedar").symlink_to("nowhere.cedar")
+    with pytest.raises(ConfigError, match=r"more\.cedar: cannot be read: no such file"):
+        load_bundle(folder)
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
