@@ -176,7 +176,7 @@ SLIPS = [
     ("cases: [{name: x, @, MAT, except: [{team: a}]}]", "expected an `expect`", "{team"),
     ("cases: [{name: x, @, MAT, except: [{team: a, EXP}, {team: a, EXP}]}]", "this changes nothing", "{team: a, ex"),
     ("cases: [{name: x, @, MAT, except: [{team: a, expect: {efect: deny}}]}]", "unknown field", "efect"),
-    ("cases: [{name: x, @, MAT, except: [{team: a, expect: {effect: denied}}]}]", "invalid enum value 'denied', expected `allow` or", "denied}"),
+    ("cases: [{name: x, @, MAT, except: [{team: a, expect: {effect: denied}}]}]", "'denied', expected `allow` or", "denied}"),
     ("cases: [{name: x, @, MAT, except: [{team: a, expect: {reason: policy_denied}}]}]", "required field `effect`", "{reason"),
     ("cases: [{name: x, @, MAT, except: [{team: a, expect: deny}]}]", "expected `object`, got `str`", "deny}"),
     ("cases: [{name: x, @, MAT, except: {team: a}}]", "expected `array`, got `object`", "{team"),
