@@ -18,8 +18,6 @@ def serve(config: Path, socket: str | None, log_level: str) -> None:
     import asyncio
     import resource
 
-    from msgspec.structs import replace
-
     from authz.compose import open_engine
     from authz.server import run
     from authz.settings import read_settings
@@ -28,6 +26,6 @@ def serve(config: Path, socket: str | None, log_level: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what is in this memory are secrets
     logs.configure(log_level.upper())
     settings = read_settings(config)
-    listen = replace(settings.listen, socket=str(Path(socket).resolve())) if socket else settings.listen
+    (listen,) = options.listens(settings.listen, (socket,) if socket else ())
     with open_engine(settings, serving=True).start() as engine:
         asyncio.run(run(engine, listen))
