@@ -16,8 +16,12 @@ from authz.cli import options
 def serve(config: Path, socket: str | None, log_level: str) -> None:
     """Serve Check and the access log to Envoy on a Unix socket until SIGTERM, then drain."""
     import asyncio
+    import os
     import resource
+    import secrets
 
+    from authz.api.admin.app import Chance
+    from authz.api.admin.serving import serving
     from authz.compose import open_engine
     from authz.server import run
     from authz.settings import read_settings
@@ -27,5 +31,9 @@ def serve(config: Path, socket: str | None, log_level: str) -> None:
     logs.configure(log_level.upper())
     settings = read_settings(config)
     (listen,) = options.listens(settings.listen, (socket,) if socket else ())
-    with open_engine(settings, serving=True).start() as engine:
+    chance = Chance(token=lambda: secrets.token_urlsafe(32), choice=secrets.choice)
+    with (
+        open_engine(settings, serving=True).start() as engine,
+        serving(engine, settings.admin, chance, os.environ, watched=settings.reload.watch),
+    ):
         asyncio.run(run(engine, listen))
