@@ -56,7 +56,7 @@ class Sidecar:
             )
         path = read_settings(self._config).listen.socket
         wait_for(
-            "the sidecar's socket", lambda: _listens(path) or (self.process is not None and self.process.poll() is not None)
+            "the sidecar's socket", lambda: listens(path) or (self.process is not None and self.process.poll() is not None)
         )
         if self.process.poll() is not None:
             raise RuntimeError(f"the sidecar did not start: {self.log_path.read_text(errors='replace')[-2000:]}")
@@ -81,7 +81,7 @@ class Sidecar:
             process.wait()
 
 
-def _listens(path: str) -> bool:
+def listens(path: str) -> bool:
     """Whether somebody takes connections: a socket that a crash left behind is there and answers nobody."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
