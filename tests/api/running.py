@@ -112,6 +112,7 @@ def encoded(request: Request) -> wire.InferenceRequest:
         path=request.path,
         headers=[wire.Header(name=name, value=value) for name, value in request.headers],
         body=request.body or b"",
+        body_left_out=request.body is None,
         request_id=request.request_id,
         source_ip=request.source_ip,
         peer=request.peer,

@@ -63,12 +63,13 @@ class InferenceRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SOURCE_IP_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
+    BODY_LEFT_OUT_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """as on the request line: `POST`"""
     path: _builtins.str
     """with its query, as on the request line"""
     body: _builtins.bytes
-    """the whole body. A body that is not whole must not be asked about"""
+    """the whole body, or nothing: a part of one could be read for another request"""
     request_id: _builtins.str
     """The enforcement point's own id: asked again with the same one, the same pending reservation is answered. Never one that the
     client chose. Empty for none.
@@ -77,6 +78,8 @@ class InferenceRequest(_message.Message):
     """the client's address; empty for unknown"""
     peer: _builtins.str
     """the identity that the client's connection has proved (mTLS); empty for none"""
+    body_left_out: _builtins.bool
+    """the body was larger than you read: denied as such where it mattered, and recorded"""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
         """in order; a name that came twice stands twice. `authorization` holds the virtual key"""
@@ -91,10 +94,11 @@ class InferenceRequest(_message.Message):
         request_id: _builtins.str = ...,
         source_ip: _builtins.str = ...,
         peer: _builtins.str = ...,
+        body_left_out: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers", "method", b"method", "path", b"path", "peer", b"peer", "request_id", b"request_id", "source_ip", b"source_ip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_left_out", b"body_left_out", "headers", b"headers", "method", b"method", "path", b"path", "peer", b"peer", "request_id", b"request_id", "source_ip", b"source_ip"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
