@@ -119,7 +119,7 @@ class Stack:
         self.records: Final = folder / "decisions.jsonl"
         self._change, self._groq_key, self._listen, self._extra = change, groq_key, listen, settings
         self._keys, self._envoy = keys, envoy
-        self._tls = f", tls: {tls}" if tls else ""
+        self._tls = f"tls: {tls}" if tls else ""
         self._resources = ExitStack()
         self.groq = StandIn(STAND_IN_KEY)
 
@@ -155,13 +155,14 @@ class Stack:
             self.groq.start()
             self._resources.callback(self.groq.stop)
             upstream = f"{{{self._keys}, host: 127.0.0.1, port: {self.groq.port}, tls: false}}"
+        front = ", ".join(filter(None, ("admin_socket: a.sock", self._envoy, self._tls)))
         self.config.write_text(
             "bundle: policies\n"
             "store: sqlite:///authz.db\n"
             "operator: olivia\n"
             f"upstream: {upstream}\n"
             "listen: {socket: s.sock, drain_s: 1.5}\n"
-            f"envoy: {{listen: '{self._listen}', admin_socket: a.sock, {self._envoy}{self._tls}}}\n"
+            f"envoy: {{listen: '{self._listen}', {front}}}\n"
             "records: {file: decisions.jsonl}\n" + self._extra,
             encoding="utf-8",
         )

@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"model", "reasons", "errors", "settings", "clock", "yamlfile", "audit"},
     {"identity", "inference", "policy", "quota", "telemetry"},
     {"bundle", "answers"},
-    {"recording"},
+    {"recording", "reporting"},
     {"verdicts"},
     {"pdp", "settlement", "store", "fallback", "alerts", "administration", "published", "calls", "pep"},
     {"review"},
