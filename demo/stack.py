@@ -66,8 +66,9 @@ class Sidecar:
         process = self.process
         if process is None:
             raise RuntimeError("the sidecar is not started")
-        path = read_settings(self._config).listen.socket
-        wait_for("the sidecar's socket", lambda: _listens(path) or process.poll() is not None)
+        each = read_settings(self._config).listen.each()
+        paths = [path for listen in each for path in (listen.socket, listen.check_socket)]
+        wait_for("the sidecar's sockets", lambda: all(map(listens, paths)) or process.poll() is not None)
         if process.poll() is not None:
             raise RuntimeError(f"the sidecar did not start: {self.log_path.read_text(errors='replace')[-2000:]}")
 
@@ -91,7 +92,7 @@ class Sidecar:
             process.wait()
 
 
-def _listens(path: str) -> bool:
+def listens(path: str) -> bool:
     """Whether somebody takes connections: a socket that a crash left behind is there and answers nobody."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -129,7 +130,7 @@ class Stack:
         self.records: Final = folder / "decisions.jsonl"
         self._change, self._groq_key, self._listen, self._extra = change, groq_key, listen, settings
         self._keys, self._envoy = keys, envoy
-        self._tls = f", tls: {tls}" if tls else ""
+        self._tls = f"tls: {tls}" if tls else ""
         self._resources = ExitStack()
         self.groq = StandIn(STAND_IN_KEY)
 
@@ -165,13 +166,14 @@ class Stack:
             self.groq.start()
             self._resources.callback(self.groq.stop)
             upstream = f"{{{self._keys}, host: 127.0.0.1, port: {self.groq.port}, tls: false}}"
+        front = ", ".join(filter(None, ("admin_socket: a.sock", self._envoy, self._tls)))
         self.config.write_text(
             "bundle: policies\n"
             "store: sqlite:///authz.db\n"
             "operator: olivia\n"
             f"upstream: {upstream}\n"
             "listen: {socket: s.sock, drain_s: 1.5}\n"
-            f"envoy: {{listen: '{self._listen}', admin_socket: a.sock, {self._envoy}{self._tls}}}\n"
+            f"envoy: {{listen: '{self._listen}', {front}}}\n"
             "records: {file: decisions.jsonl}\n" + self._extra,
             encoding="utf-8",
         )
@@ -185,8 +187,8 @@ class Stack:
         self.wait_until_healthy()
 
     def wait_until_healthy(self) -> None:
-        """Until Envoy has seen the sidecar serve."""
-        wait_for("a healthy sidecar", lambda: self.envoy.stats("cluster.sidecar.membership_healthy").popitem()[1] >= 1)
+        """Until Envoy has seen the sidecar serve, on each of its sockets."""
+        wait_for("a healthy sidecar", self.envoy.sees_sidecar)
 
     def stop(self) -> None:
         self._resources.close()

@@ -54,7 +54,8 @@ async def read(receive: Receive) -> bytes:
     pieces = b""
     while True:
         message: Any = await receive()
-        pieces += message.get("body", b"")
+        body: bytes = message.get("body", b"")
+        pieces += body
         if not message.get("more_body"):
             return pieces
 

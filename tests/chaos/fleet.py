@@ -158,8 +158,8 @@ class Fleet:
         return self.redis.uri if self.redis is not None else f"sqlite:///{self.store_path}"
 
     def healthy(self) -> int:
-        """How many sidecars Envoy takes to be well."""
-        return self.envoy.stats("cluster.sidecar.membership_healthy").popitem()[1]
+        """How many sidecars Envoy takes to be well, for Checks and for its log."""
+        return min(self.envoy.stats("cluster.sidecar(-log)?.membership_healthy").values())
 
     def wait_until_healthy(self) -> None:
         wait_for("healthy sidecars", lambda: self.healthy() == len(self.sidecars))

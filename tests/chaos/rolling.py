@@ -50,7 +50,8 @@ class Rolled(Struct, frozen=True):
     @property
     def well(self) -> bool:
         accounted = self.tokens == self.expected_tokens and self.cost == self.expected_cost
-        ends = self.states.keys() <= {State.SETTLED.value}
+        # Voided is what a Check held whose answer came too late: it was asked again, and that one is settled.
+        ends = self.states.keys() <= {State.SETTLED.value, State.VOIDED.value} and self.states.get("settled") == self.sent
         return self.restarts > 0 and self.sent > 0 and not self.failed and ends and accounted and not self.found.broken
 
 

@@ -90,7 +90,7 @@ def test_a_health_check_without_a_sidecar_is_a_finding(config: Path) -> None:
     ("arguments", "problem"),
     [
         (("serve", "--config", "nowhere.yaml"), "authz: nowhere.yaml: cannot be read: no such file or directory"),
-        (("keys", "create", "nobody"), "directory.yaml: no key `nobody` in force, expected it under `keys`"),
+        (("keys", "create", "nobody"), "authz: no key `nobody` in force in the directory, expected one of `keys`"),
         (("keys", "revoke", "abc"), "0 secrets whose digest begins with `abc`, expected one"),
         (("usage", "--day", "yesterday"), "`yesterday`, expected YYYY-MM-DD"),
     ],

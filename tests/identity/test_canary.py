@@ -57,7 +57,7 @@ def test_no_secret_is_in_anything_that_is_written(tmp_path: Path, log: io.String
     address = f"127.0.0.1:{free_port()}"
     config.write_text(config.read_text() + f"metrics: {{listen: '{address}'}}\n")
     shown: list[str] = []
-    with opened_at(config, upstream_key=UPSTREAM) as place:
+    with opened_at(config, upstream_key=UPSTREAM, serving=True) as place:
         issued = place.issue("chatbot-prod")
         pdp = place.engine.pdp
         tried = (issued, UNKNOWN, TOKEN, UPSTREAM, issued[:-1], f"{issued},{issued}")

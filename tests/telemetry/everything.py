@@ -8,7 +8,7 @@ import httpx
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from authz.model import Allow, Usage
+from authz.model import Allow, Meter, UpstreamLimit, Usage
 from tests.place import Place, lay_out, opened_at
 from tests.telemetry.collector import Collector, collecting
 from tests.telemetry.test_metrics import free_port
@@ -42,7 +42,9 @@ def _happen(place: Place) -> None:
     secret, metrics = place.issue("batch-processor"), place.engine._metrics
     decision = place.engine.pdp.decide(replace(place.request(secret), traceparent=TRACEPARENT))
     assert isinstance(decision, Allow)
-    place.engine.settle(receipt(decision, Usage(10**6, 10**6, 0)))  # above its bound
+    limit = UpstreamLimit(Meter.TOKENS, 10**6, 10**6, 60 * 10**9, place.time())
+    above = replace(receipt(decision, Usage(10**6, 10**6, 0)), upstream=decision.upstream, limits=(limit,))
+    place.engine.settle(above)  # above its bound, and with what is left at the upstream
     refused = [place.engine.pdp.decide(place.request(secret)).record.quota for _ in range(70)]
     assert any(refused)  # by a quota
     place.time.pass_s(3_600)
