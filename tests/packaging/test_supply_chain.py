@@ -63,7 +63,7 @@ def test_what_nobody_has_looked_up_is_not_clean() -> None:
 
 def test_the_bill_of_materials_names_everything_that_is_pinned(tmp_path: Path) -> None:
     path = tmp_path / "sbom.json"
-    command = [BIN / "cyclonedx-py", "requirements", "--short-PURLs", "--of", "JSON", "-o", path, RUNTIME]
+    command = [str(BIN / "cyclonedx-py"), "requirements", "--short-PURLs", "--of", "JSON", "-o", str(path), str(RUNTIME)]
     subprocess.run(command, check=True, capture_output=True)
     rows = json.loads(path.read_text())["components"]
     assert {row["name"].lower().replace("_", "-"): row["version"] for row in rows} == pinned()
