@@ -47,7 +47,7 @@ class Policy(Struct, frozen=True):
     actions   ids of which the request's action must be one, or a member of one; None for any
     exact     the action must be the one named (`==`), not a member of it
     literals  entities that the conditions name
-    facts     fields of the context that the conditions look at; None for all
+    facts     fields of the context that the conditions look at, as `cedar.context_fields` has them; None for all
     text      complete Cedar text, annotations included
     template  `@id` of the template that it was linked from
     """

@@ -52,7 +52,7 @@ _NOTHING_READ: Final = frozenset(
     }
 )
 """Refused before a bundle had a say: no bundle changes that."""
-_NOT_THE_BUNDLES: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.UPSTREAM_KEY_UNAVAILABLE})
+_NOT_THE_BUNDLES: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.UPSTREAM_KEY_UNAVAILABLE, Reason.OVERLOADED})
 
 
 class Change(Struct, frozen=True):

@@ -136,7 +136,8 @@ def test_a_schema_that_the_engine_does_not_fit_is_refused(tmp_path: Path) -> Non
     assert caught.value.file.endswith("schema.cedarschema")
     edit(folder, "schema.cedarschema", "  tool: Bool,", "  tools: Bool,")
     edit(folder, "schema.cedarschema", "entity Key in [User, Team, Role] { team: Team }", "entity Key in [User, Team, Role]")
-    edit(folder, "administration.cedar", "when { principal in resource.team };", ";")
+    for _ in ("developer", "reader"):
+        edit(folder, "administration.cedar", "when { principal in resource.team };", ";")
     with pytest.raises(ConfigError, match='Key::"chatbot-prod": '):
         load_bundle(folder)
 
