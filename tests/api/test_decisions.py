@@ -494,7 +494,7 @@ FULL: Final[list[tuple[Any, Callable[[Any], Any]]]] = [
         encoding.settlement_record,
     ),
     (STATE, encoding.quota_state),
-    (UsageRow("d", "o", "t", "u", "k", "m", *range(1, 8)), encoding.usage_row),
+    (UsageRow("d", "o", "t", "u", "k", "m", *range(1, 9)), encoding.usage_row),
 ]
 
 

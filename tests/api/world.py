@@ -34,7 +34,7 @@ def peopled(folder: Path) -> Iterator[Place]:
     with serving(key_set(jwk("k1", _KEY))) as server:
         directory.write_text(directory.read_text() + _GROUPS.format(issuer=_ISSUER, uri=server.url))
         with opened_at(config) as place:
-            place.engine._key_sets.refresh(place.engine.bundle.directory.issuers.values(), place.time())
+            place.engine.key_sets.refresh(place.engine.bundle.directory.issuers.values(), place.time())
             yield place
 
 

@@ -94,7 +94,9 @@ def test_an_explanation_looks_at_the_live_quotas(tmp_path: Path) -> None:
     ("arguments", "problem"),
     [
         (("--model", "x"), "expected `--principal` and `--model`"),
-        (("--principal", "nobody", "--model", "x"), "is disabled or expired"),
+        (("--principal", "nobody", "--model", "x"), 'Key::"nobody" is no key of the directory'),
+        (("--principal", 'User::"nobody"', "--model", "x"), 'User::"nobody" is no user of the directory'),
+        (("--principal", 'User::"dev"', "--model", "x"), 'User::"dev" acts in one of their teams, expected `chatbot`'),
         (("--principal", "chatbot-prod", "--model", "x", "--at", "2026-11-30"), "expected a time with an offset"),
         (("--config", "authz.yaml", "--principal", "chatbot-prod", "--model", "x"), "not both"),
     ],

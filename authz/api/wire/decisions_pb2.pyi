@@ -739,6 +739,7 @@ class UsageRow(_message.Message):
     COST_NANOUSD_FIELD_NUMBER: _builtins.int
     PENDING_REQUESTS_FIELD_NUMBER: _builtins.int
     PENDING_NANOUSD_FIELD_NUMBER: _builtins.int
+    ESTIMATED_NANOUSD_FIELD_NUMBER: _builtins.int
     day: _builtins.str
     """`YYYY-MM-DD` in the organisation's time zone"""
     organisation: _builtins.str
@@ -765,6 +766,8 @@ class UsageRow(_message.Message):
     """not settled yet"""
     pending_nanousd: _builtins.int
     """held for those, in nano-dollars"""
+    estimated_nanousd: _builtins.int
+    """the bounds of what has ended, in nano-dollars"""
     def __init__(
         self,
         *,
@@ -781,10 +784,11 @@ class UsageRow(_message.Message):
         cost_nanousd: _builtins.int = ...,
         pending_requests: _builtins.int = ...,
         pending_nanousd: _builtins.int = ...,
+        estimated_nanousd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "cost_nanousd", b"cost_nanousd", "day", b"day", "input_tokens", b"input_tokens", "key", b"key", "model", b"model", "organisation", b"organisation", "output_tokens", b"output_tokens", "pending_nanousd", b"pending_nanousd", "pending_requests", b"pending_requests", "requests", b"requests", "team", b"team", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "cost_nanousd", b"cost_nanousd", "day", b"day", "estimated_nanousd", b"estimated_nanousd", "input_tokens", b"input_tokens", "key", b"key", "model", b"model", "organisation", b"organisation", "output_tokens", b"output_tokens", "pending_nanousd", b"pending_nanousd", "pending_requests", b"pending_requests", "requests", b"requests", "team", b"team", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
