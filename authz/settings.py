@@ -12,7 +12,10 @@ from msgspec import Meta, Struct, field, structs
 from authz.errors import ConfigError
 from authz.yamlfile import Source, read_yaml
 
+MAX_WORKERS: Final = 64
+
 _MOST_NAMES: Final = 1_000
+_MOST_WAITING: Final = 100_000
 UNIX: Final = "unix:"
 
 
@@ -38,11 +41,34 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
-    """socket: the Unix socket of this process, made with mode 0600 · drain_s: how long NOT_SERVING is shown before the stop."""
+    """Where Envoy finds this process.
+
+    socket     a Unix socket, made with mode 0600: the access log, health, our own services, and Check
+    transport  `native`: Check has a socket of its own beside it, with a server of ours; `grpcio`: all is on one
+    workers    processes of `authz serve`, each with sockets of its own
+    queue      how many Checks may wait for a decision, counted once for every 64 KiB of body; who comes then is a 503
+    drain_s    how long NOT_SERVING is shown before the stop · grace_s: how long it then waits for what is under way
+    """
 
     socket: str = "run/authz.sock"
+    transport: Literal["native", "grpcio"] = "native"
+    workers: int = 1
+    queue: int = 1024
     drain_s: float = 2.0
     grace_s: float = 5.0
+
+    @property
+    def check_socket(self) -> str:
+        """Where Check is asked: of `run/authz.sock`, `run/authz.check.sock`."""
+        return self.socket if self.transport == "grpcio" else _beside(self.socket, "check")
+
+    def each(self) -> tuple[Listen, ...]:
+        """Of each worker: of `run/authz.sock`, `run/authz.0.sock` and so on; a process that is alone has it as it stands."""
+        if self.workers == 1:
+            return (self,)
+        return tuple(
+            structs.replace(self, socket=_beside(self.socket, str(number)), workers=1) for number in range(self.workers)
+        )
 
 
 class TlsFront(Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,6 +241,10 @@ def read_settings(path: Path) -> Settings:
     if settings.reload.poll_s < 0.1:
         raise source.fail(("reload", "poll_s"), "reload.poll_s: expected at least 0.1 seconds")
     _check_telemetry(source, settings)
+    if not 1 <= settings.listen.workers <= MAX_WORKERS:
+        raise source.fail(("listen", "workers"), f"listen.workers: expected 1 to {MAX_WORKERS}")
+    if not 8 <= settings.listen.queue <= _MOST_WAITING:
+        raise source.fail(("listen", "queue"), f"listen.queue: expected 8 to {_MOST_WAITING}")
     _check_admin(source, settings.admin)
     if settings.envoy.max_body_bytes < 1024:
         raise source.fail(("envoy", "max_body_bytes"), "envoy.max_body_bytes: expected at least 1024 bytes")
@@ -229,9 +259,7 @@ def read_settings(path: Path) -> Settings:
             key_file=_absolute(base, settings.upstream.key_file),
             keys=tuple(structs.replace(key, key_file=_absolute(base, key.key_file)) for key in settings.upstream.keys),
         ),
-        listen=Listen(
-            socket=_absolute(base, settings.listen.socket), drain_s=settings.listen.drain_s, grace_s=settings.listen.grace_s
-        ),
+        listen=structs.replace(settings.listen, socket=_absolute(base, settings.listen.socket)),
         envoy=EnvoyFront(
             listen=settings.envoy.listen,
             admin_socket=_absolute(base, settings.envoy.admin_socket),
@@ -322,6 +350,11 @@ def _is_loopback(listen: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback and 0 < int(port) < 65_536
     except ValueError:
         return False
+
+
+def _beside(socket: str, word: str) -> str:
+    path = Path(socket)
+    return str(path.with_name(f"{path.stem}.{word}{path.suffix}"))
 
 
 def _absolute_listen(base: Path, listen: str) -> str:

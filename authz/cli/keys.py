@@ -102,9 +102,8 @@ def list_keys(key: str | None, config: Path, user: str | None, every: bool, as_j
         show.as_json(rows)
         return
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("key", "team", "digest", "gen", "state", "created", "by", "expires", "last used", "roles", "note")
+    table = show.table("key", "team", "digest", "gen", "state", "created", "by", "expires", "last used", "roles", "note")
     for row in rows:
         cells = (row.key, row.team, row.digest[:_SHOWN], str(row.generation), row.state, row.created[:10], row.created_by)
         roles = "all" if row.roles is None else ", ".join(row.roles) or "none"

@@ -20,8 +20,6 @@ def serve(config: Path, socket: str | None, log_level: str) -> None:
     import resource
     import secrets
 
-    from msgspec.structs import replace
-
     from authz.api.admin.app import Chance
     from authz.api.admin.serving import serving
     from authz.compose import open_engine
@@ -32,7 +30,7 @@ def serve(config: Path, socket: str | None, log_level: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what is in this memory are secrets
     logs.configure(log_level.upper())
     settings = read_settings(config)
-    listen = replace(settings.listen, socket=str(Path(socket).resolve())) if socket else settings.listen
+    (listen,) = options.listens(settings.listen, (socket,) if socket else ())
     chance = Chance(token=lambda: secrets.token_urlsafe(32), choice=secrets.choice)
     with (
         open_engine(settings, serving=True).start() as engine,

@@ -90,6 +90,12 @@ class TokenReader:
             raise Refused(Reason.INVALID_REQUEST, f"You are in the teams {names}: name one in `OpenAI-Project`.")
         return acting.get(chosen if chosen is not None else next(iter(acting), ""))
 
+    def recognise(self, token: str) -> str:
+        """The user of a token that held when it was last seen, as far as that is remembered; empty where it is not."""
+        with self._lock:
+            found = self._cache.get(hashlib.sha256(token.encode()).digest())
+        return f"{found.issuer.issuer} {found.user}" if found is not None else ""
+
     def acting(self, token: str, directory: Directory, now_ns: int) -> dict[str, Principal]:
         """The user of a token by each team in which they may act, for who shows them all at once; none for one that does not
         hold."""

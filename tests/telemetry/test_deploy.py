@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
@@ -61,13 +62,11 @@ def test_an_expression_names_what_a_scrape_has(where: str, expression: str, scra
 
 @pytest.mark.parametrize(("where", "expression"), EXPRESSIONS, ids=[where for where, _ in EXPRESSIONS])
 def test_an_expression_is_promql(where: str, expression: str) -> None:
-    promql_parser = pytest.importorskip("promql_parser")
     filled = expression.replace("$team", ".*").replace("$model", ".*")
     promql_parser.parse(filled)
 
 
 def test_a_broken_expression_is_no_promql() -> None:
-    promql_parser = pytest.importorskip("promql_parser")
     with pytest.raises(ValueError, match="unclosed"):
         promql_parser.parse("sum(rate(authz_decisions_total[5m])")
 
