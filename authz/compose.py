@@ -121,7 +121,7 @@ class Engine:
                 self.authenticator,
                 self.fallback,
                 clock=clock,
-                new_id=lambda: secrets.token_hex(16),
+                new_id=lambda: os.urandom(16).hex(),
                 record=self.watched.record,
                 metrics=metrics,
                 ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
