@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from authz.api import decisions, status
+from authz.api.hearing import unheard
 from authz.compose import Engine
 from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.answer import encode
@@ -108,15 +109,13 @@ class Sidecar:
             request = decode_check(raw, _traceparent(context))
         except Refused as refused:
             return encode(self._engine.pdp.reject(refused))
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         decision = self._engine.pdp.decide(request)
         if isinstance(decision, Allow):
             reservation_id = decision.reservation_id
 
-            def void_if_unheard(ended: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-                if ended.cancelled():
-                    self._engine.settler.void(reservation_id)
-
-            context.add_done_callback(void_if_unheard)  # type: ignore[arg-type]  # the stubs call a plain callable a class
+            await unheard(context, lambda: self._engine.settler.void(reservation_id), took_s=loop.time() - began_s)
         return encode(decision)
 
     def _settle(self, raw: bytes) -> None:

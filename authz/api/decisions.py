@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from authz.api import encoding, faults
 from authz.api.callers import Caller, Metadata, credentials, identified, key_of
 from authz.api.faults import Fault, invalid
+from authz.api.hearing import unheard
 from authz.api.watching import Watch, watching
 from authz.api.wire import decisions_pb2 as wire
 from authz.calls import settled
@@ -60,8 +61,8 @@ class Decisions:
 
     async def _decide(self, asked: wire.DecideRequest, context: Context) -> wire.DecideResponse:
         _require_request(asked, "request")
-        decided = self._engine.pdp.decide(encoding.request_of(asked.request))
-        self._give_back_if_unheard((decided,), context)
+        request = encoding.request_of(asked.request)
+        (decided,) = await self._heard(lambda: (self._engine.pdp.decide(request),), context)
         return encoding.decision(decided, with_key=asked.include_upstream_key)
 
     async def _decide_many(self, asked: wire.DecideManyRequest, context: Context) -> wire.DecideManyResponse:
@@ -69,8 +70,8 @@ class Decisions:
             raise invalid("requests", f"found {len(asked.requests)}", f"at most {MAX_REQUESTS}")
         for at, each in enumerate(asked.requests):
             _require_request(each, f"requests[{at}].request")
-        decided = self._engine.pdp.decide_many([encoding.request_of(each.request) for each in asked.requests])
-        self._give_back_if_unheard(decided, context)
+        requests = [encoding.request_of(each.request) for each in asked.requests]
+        decided = await self._heard(lambda: self._engine.pdp.decide_many(requests), context)
         return wire.DecideManyResponse(
             responses=[
                 encoding.decision(decision, with_key=each.include_upstream_key)
@@ -78,16 +79,20 @@ class Decisions:
             ]
         )
 
-    def _give_back_if_unheard(self, decided: tuple[Decision, ...], context: Context) -> None:
+    async def _heard(self, decide: Callable[[], tuple[Decision, ...]], context: Context) -> tuple[Decision, ...]:
+        """What was decided; where nobody waits for it any more, what it holds is given back."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        decided = decide()
         held = [decision.reservation_id for decision in decided if isinstance(decision, Allow)]
 
-        def give_back(ended: Context) -> None:
-            if ended.cancelled():
-                for reservation_id in held:
-                    self._engine.settle(Receipt(reservation_id, "", Outcome.NOT_SENT, 0, None))
+        def give_back() -> None:
+            for reservation_id in held:
+                self._engine.settle(Receipt(reservation_id, "", Outcome.NOT_SENT, 0, None))
 
         if held:
-            context.add_done_callback(give_back)  # type: ignore[arg-type]  # the stubs call a plain callable a class
+            await unheard(context, give_back, took_s=loop.time() - began_s)
+        return decided
 
     async def _settle(self, asked: wire.SettleRequest, context: Context) -> wire.SettleResponse:
         try:
