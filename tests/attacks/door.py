@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,14 +19,23 @@ import httpx
 import yaml
 
 from authz.envoy.wire import accesslog_pb2, check_pb2
+from authz.identity.keys import IssuedKey, digest, mint
 from authz.server import ACCESS_LOG, AUTHORIZATION
+from authz.store import open_store
 from demo.stack import Stack, wait_for
 from demo.standin import Received
 from tests.e2e.conftest import CHAT, MESSAGES, SMALL, Client
 from tests.e2e.media import with_media
+from tests.issued import put
 
 LARGE: Final = "llama-3.3-70b-versatile"
 OPEN: Final = "openai/gpt-oss-20b"
+ALIAS: Final = "fast"
+"""Of a model that team chatbot may use; the alias itself it may not."""
+
+ALIAS_OF_ANOTHER: Final = "clever"
+"""Team chatbot may use this name, and not the model behind it."""
+
 PATIENCE_S: Final = 30.0
 
 BOOKS: Final = {
@@ -62,6 +74,17 @@ class Door(Client):
     def __init__(self, stack: Stack, metrics_url: str) -> None:
         super().__init__(stack)
         self._metrics_url = metrics_url
+
+    def issue(self, *names: str) -> None:
+        """As `authz keys create` would, in one go."""
+        store = open_store(self.stack.settings.store)
+        try:
+            for name in names:
+                self.keys[name] = mint(secrets.choice)
+                put(store, IssuedKey(digest(self.keys[name]), name, time.time_ns()))
+        finally:
+            store.close()
+        self.stack.wait_for_key_reload()
 
     def metrics(self) -> str:
         """What Prometheus would scrape of the sidecar."""
@@ -109,6 +132,23 @@ class Door(Client):
         with socket.create_connection(("127.0.0.1", self.stack.envoy.port), timeout=10) as wire:
             wire.sendall(raw)
             return b"".join(iter(lambda: wire.recv(65_536), b""))
+
+    def admitted(self, *sends: Callable[[], Reply]) -> list[dict[str, Any]]:
+        """The records of these requests, each of which has to be allowed and answered."""
+        began = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for send in sends:
+            reply = send()
+            assert reply.status == 200, reply
+        return self.allowed_since(began, len(sends))
+
+    def allowed_since(self, began: str, count: int) -> list[dict[str, Any]]:
+        """Records are written behind the answer: waits for so many."""
+
+        def found() -> list[dict[str, Any]]:
+            return [row for row in self.records() if row["effect"] == "allow" and row["time"] >= began]
+
+        wait_for("the records", lambda: len(found()) >= count)
+        return found()
 
     def lines(self, *lines: bytes, body: bytes = b"") -> Reply:
         """A request of these lines; a `Host` and a body's length are theirs to say."""
@@ -179,6 +219,11 @@ def for_attacks(bundle: Path) -> None:
     directory = yaml.safe_load((bundle / "directory.yaml").read_text())
     directory["keys"] |= {name: {"team": "media"} for name in ("ten", "crowd", "one-at-a-time")}
     (bundle / "directory.yaml").write_text(yaml.safe_dump(directory))
+    models = yaml.safe_load((bundle / "models.yaml").read_text())
+    models["aliases"] = {ALIAS: SMALL, ALIAS_OF_ANOTHER: OPEN}
+    (bundle / "models.yaml").write_text(yaml.safe_dump(models))
+    alias = f'permit (principal in Team::"chatbot", action in Action::"infer", resource == Model::"{ALIAS_OF_ANOTHER}");'
+    (bundle / "alias.cedar").write_text(f'@id("only-the-name")\n{alias}\n')
     quotas = yaml.safe_load((bundle / "quotas.yaml").read_text())
     quotas["quotas"] += [
         {"id": "ten-requests", "scope": 'Key::"ten"', "what": "requests", "limit": "10/hour"},
