@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from typing import Final, TypeVar
 
@@ -14,7 +15,6 @@ from google.protobuf.message import Message
 from authz.api import encoding, faults
 from authz.api.callers import Caller, Metadata, credentials, identified, key_of
 from authz.api.faults import Fault, invalid
-from authz.api.hearing import unheard
 from authz.api.watching import Watch, watching
 from authz.api.wire import decisions_pb2 as wire
 from authz.calls import settled
@@ -29,11 +29,14 @@ MAX_WATCHERS: Final = 16
 MAX_EXPLAINING: Final = 8
 """An explanation tries hundreds of variants: they are worked out one at a time, and so many may wait."""
 MAX_DAYS: Final = 366
+AT_ONCE: Final = 4
+"""So many decisions are worked out at a time, as in the library: more would only wait for each other inside the store."""
 
 _EFFECTS: Final = ("", "allow", "deny")
 _RETRY_S: Final = 1.0
 
 Asked = TypeVar("Asked", bound=Message)
+Decided = tuple[Decision, ...]
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -44,6 +47,7 @@ class Decisions:
         self._engine, self._draining = engine, draining
         self._explaining = asyncio.Lock()
         self._waiting = 0
+        self._threads = ThreadPoolExecutor(AT_ONCE, "authz-api")
 
     def handler(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -62,7 +66,7 @@ class Decisions:
     async def _decide(self, asked: wire.DecideRequest, context: Context) -> wire.DecideResponse:
         _require_request(asked, "request")
         request = encoding.request_of(asked.request)
-        (decided,) = await self._heard(lambda: (self._engine.pdp.decide(request),), context)
+        (decided,) = await self._decided(lambda: (self._engine.pdp.decide(request),), context)
         return encoding.decision(decided, with_key=asked.include_upstream_key)
 
     async def _decide_many(self, asked: wire.DecideManyRequest, context: Context) -> wire.DecideManyResponse:
@@ -71,7 +75,7 @@ class Decisions:
         for at, each in enumerate(asked.requests):
             _require_request(each, f"requests[{at}].request")
         requests = [encoding.request_of(each.request) for each in asked.requests]
-        decided = await self._heard(lambda: self._engine.pdp.decide_many(requests), context)
+        decided = await self._decided(lambda: self._engine.pdp.decide_many(requests), context)
         return wire.DecideManyResponse(
             responses=[
                 encoding.decision(decision, with_key=each.include_upstream_key)
@@ -79,20 +83,26 @@ class Decisions:
             ]
         )
 
-    async def _heard(self, decide: Callable[[], tuple[Decision, ...]], context: Context) -> tuple[Decision, ...]:
-        """What was decided; where nobody waits for it any more, what it holds is given back."""
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        decided = decide()
-        held = [decision.reservation_id for decision in decided if isinstance(decision, Allow)]
-
-        def give_back() -> None:
-            for reservation_id in held:
-                self._engine.settle(Receipt(reservation_id, "", Outcome.NOT_SENT, 0, None))
-
-        if held:
-            await unheard(context, give_back, took_s=loop.time() - began_s)
+    async def _decided(self, decide: Callable[[], Decided], context: Context) -> Decided:
+        """In a thread: a loop that waits for the store does not hear that a client has gone."""
+        deciding = asyncio.wrap_future(self._threads.submit(decide))
+        try:
+            decided = await asyncio.shield(deciding)
+        except asyncio.CancelledError:
+            deciding.add_done_callback(self._give_back)
+            raise
+        left_s = context.time_remaining()
+        if left_s is not None and left_s <= 0:
+            self._give_back(deciding)
         return decided
+
+    def _give_back(self, deciding: asyncio.Future[Decided]) -> None:
+        """What was decided for a client who has gone."""
+        if deciding.cancelled() or deciding.exception() is not None:
+            return
+        for decision in deciding.result():
+            if isinstance(decision, Allow):
+                self._engine.settle(Receipt(decision.reservation_id, "", Outcome.NOT_SENT, 0, None))
 
     async def _settle(self, asked: wire.SettleRequest, context: Context) -> wire.SettleResponse:
         try:

@@ -7,7 +7,20 @@ from collections.abc import Sequence
 from authz.identity.keys import PAGE, IssuedKey
 from authz.model import QuotaState
 from authz.quota.calibration import Lesson
-from authz.quota.ledger import Actual, Change, Charge, Delivery, Event, Full, Held, Hold, Raise, Reservation, UsageRow
+from authz.quota.ledger import (
+    Actual,
+    Change,
+    Charge,
+    Delivery,
+    Event,
+    Full,
+    Held,
+    Hold,
+    Raise,
+    Reservation,
+    UsageRow,
+    check_raise,
+)
 from authz.store import accounts, alerts, budgets, housekeeping, issuing, lessons, transactions
 from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
 from authz.store.housekeeping import Balances
@@ -108,7 +121,7 @@ class SqliteStore:
     # Budgets by hand
 
     def raise_limit(self, raise_id: str, charge: Charge, by: int, who: str, why: str, now_ns: int) -> QuotaState:
-        accounts.check_raise(charge, by)
+        check_raise(charge, by)
         return self._decisions.write(lambda connection: budgets.raise_limit(connection, raise_id, charge, by, who, why, now_ns))
 
     def raises(self, since_ns: int) -> tuple[Raise, ...]:

@@ -95,15 +95,14 @@ class Door(Client):
         lines = [line for line in self.metrics().splitlines() if line.split("{")[0].split(" ")[0] == name]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
-    def channel(self) -> grpc.Channel:
+    def channel(self, path: str = "") -> grpc.Channel:
         """To the sidecar itself, past Envoy: only who may open its socket gets this far."""
-        return grpc.insecure_channel(
-            f"unix:{self.stack.settings.listen.socket}", options=[("grpc.max_send_message_length", -1)]
-        )
+        path = path or self.stack.settings.listen.socket
+        return grpc.insecure_channel(f"unix:{path}", options=[("grpc.max_send_message_length", -1)])
 
     def check(self, raw: bytes) -> check_pb2.CheckResponse:
         """A Check of these bytes. Raises `grpc.RpcError`."""
-        with self.channel() as channel:
+        with self.channel(self.stack.settings.listen.check_socket) as channel:
             ask = channel.unary_unary(f"/{AUTHORIZATION}/Check")  # bytes in, bytes out
             return check_pb2.CheckResponse.FromString(ask(raw, timeout=PATIENCE_S))
 

@@ -7,27 +7,31 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest import mock
 
 from authz.compose import Engine
 from authz.model import Allow, Decision, Request
 from authz.server import Sidecar
 from authz.settings import Listen
-from demo.stack import wait_for
+from demo.stack import listens, wait_for
 
 
 class Slow:
-    def __init__(self, socket: Path) -> None:
-        self.socket = socket
+    def __init__(self, listen: Listen) -> None:
+        self._listen = listen
         self.reservations: list[str] = []
+
+    def address(self, native: bool) -> str:
+        """native  of the server that is ours, which takes Checks and nothing else"""
+        return f"unix:{self._listen.check_socket if native else self._listen.socket}"
 
 
 @contextmanager
 def serving(engine: Engine, *, until: threading.Event) -> Iterator[Slow]:
     """until  a decision that was made is not answered before"""
     with tempfile.TemporaryDirectory(prefix="authz-", dir="/tmp") as folder:
-        slow = Slow(Path(folder) / "s.sock")
+        listen = Listen(socket=f"{folder}/s.sock", drain_s=0.0, grace_s=1.0)
+        slow = Slow(listen)
         decide = engine.pdp.decide
 
         def dawdle(request: Request) -> Decision:
@@ -37,13 +41,13 @@ def serving(engine: Engine, *, until: threading.Event) -> Iterator[Slow]:
                 slow.reservations.append(decision.reservation_id)
             return decision
 
-        sidecar = Sidecar(engine, Listen(socket=str(slow.socket), drain_s=0.0, grace_s=1.0))
+        sidecar = Sidecar(engine, listen)
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=lambda: loop.run_until_complete(sidecar.serve()), name="slow-sidecar")
         with mock.patch.object(engine.pdp, "decide", dawdle):
             thread.start()
             try:
-                wait_for("the sidecar's socket", slow.socket.exists)
+                wait_for("the sidecar's sockets", lambda: listens(listen.socket) and listens(listen.check_socket))
                 yield slow
             finally:
                 until.set()

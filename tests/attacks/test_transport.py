@@ -72,22 +72,24 @@ def test_a1_upstream_sees_exactly_one_authorization_and_a_client_may_send_exactl
 
 
 def test_a2_a_check_from_another_user_of_the_machine_is_refused(door: Door) -> None:
-    path = Path(door.stack.settings.listen.socket)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(Path(door.stack.settings.envoy.admin_socket).stat().st_mode) == 0o600
+    listen = door.stack.settings.listen
+    sockets = [Path(path) for path in (listen.socket, listen.check_socket, door.stack.settings.envoy.admin_socket)]
+    for path in sockets:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        reach(path)
     if os.getuid() != 0:
         return  # only root can become somebody else to try it
-    folder = path.parent
+    folder = door.stack.folder
     before = folder.stat().st_mode
-    folder.chmod(0o755)  # so that it is the socket's own mode that refuses
+    folder.chmod(0o755)  # so that it is the sockets' own mode that refuses
     try:
         with ThreadPoolExecutor(1) as pool:  # Linux keeps who opens files by thread, and this one ends here
             pool.submit(ctypes.CDLL(None).setfsuid, 65534).result()
-            with pytest.raises(PermissionError):
-                pool.submit(reach, path).result()
+            for path in sockets:
+                with pytest.raises(PermissionError):
+                    pool.submit(reach, path).result()
     finally:
         folder.chmod(before)
-    reach(path)
 
 
 def reach(path: Path) -> None:
@@ -403,17 +405,17 @@ def test_a15_a_request_id_of_the_clients_names_nothing_of_ours(door: Door) -> No
 
 
 @pytest.mark.parametrize("leaves", ["at its deadline", "by cancelling"])
-@pytest.mark.parametrize("asked", ["Envoy", "library"])
+@pytest.mark.parametrize("asked", ["Check", "Check on grpcio", "Decide"])
 def test_a16_a_check_that_its_caller_gave_up_on_is_voided_or_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, leaves: str
 ) -> None:
-    monkeypatch.setattr("authz.api.hearing.SLOW_S", 0.0)
-    monkeypatch.setattr("authz.api.hearing.NOTICE_S", 0.5)  # for a machine that is busy
+    monkeypatch.setattr("authz.server._SLOW_S", 0.0)
+    monkeypatch.setattr("authz.server._NOTICE_S", 0.5)  # for a machine that is busy
     with opened(tmp_path) as place:
         secret = place.issue("chatbot-prod")
         store = place.engine.store
         gone = threading.Event()
-        with serving(place.engine, until=gone) as slow, grpc.insecure_channel(f"unix:{slow.socket}") as channel:
+        with serving(place.engine, until=gone) as slow, grpc.insecure_channel(slow.address(asked == "Check")) as channel:
             method, raw = question(asked, secret)
             if leaves == "at its deadline":
                 with pytest.raises(grpc.RpcError) as caught:
@@ -443,7 +445,7 @@ def state_of(found: Any) -> State | None:
 
 def question(asked: str, secret: str) -> tuple[str, bytes]:
     headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
-    if asked == "Envoy":
+    if asked.startswith("Check"):
         check = check_pb2.CheckRequest()
         http = check.attributes.request.http
         http.method, http.path, http.raw_body, http.size = "POST", CHAT, BODY, len(BODY)
