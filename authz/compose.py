@@ -138,6 +138,7 @@ class Engine:
                 doubted=lambda doubt: metrics.doubted(doubt.value),
                 refused=upstream_metrics.refused,
                 limited=self._learn_limits,
+                unknown=metrics.unknown_reservation,
             )
             watch(telemetry.meters, keys=lambda: len(self._ring), waiting=lambda: len(self._late), budgets=self._budgets)
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
