@@ -61,6 +61,7 @@ class Plan(Struct, frozen=True):
     proxied   the store (where it is Redis) and the upstream are reached through a network that can be made to fail
     own_disk  the store's file is on a small file system of its own, where this user may mount one
     program   what the sidecars run, after the interpreter's name
+    listen    more fields of the settings under this name
     """
 
     kind: Kind
@@ -69,6 +70,7 @@ class Plan(Struct, frozen=True):
     proxied: bool = True
     own_disk: bool = False
     program: tuple[str, ...] = SERVE
+    listen: str = ""
 
 
 class Fleet:
@@ -212,7 +214,7 @@ class Fleet:
         config.write_text(
             f"bundle: ../policies\nstore: {uri}\n"
             f"upstream: {{key_env: GROQ_API_KEY, host: 127.0.0.1, port: {upstream_port}, tls: false}}\n"
-            f"listen: {{socket: s.sock, drain_s: 1.0}}\n"
+            f"listen: {{socket: s.sock, drain_s: 1.0, {self.plan.listen}}}\n"
             f"envoy: {{listen: '127.0.0.1:{self._envoy_port}', admin_socket: {self.folder}/a.sock}}\n"
             "records: {file: decisions.jsonl}\n"
             f"metrics: {{listen: '127.0.0.1:{self.metrics_ports[number]}'}}\n"
