@@ -7,6 +7,7 @@ overspend    posted + pending of a budget above its cap, at any look
 secrets      a prompt, a virtual key or the upstream key in any file, log or metric
 pending      a reservation that outlived its deadline and a sweep
 books        balances that are not what the journal adds up to
+free         a reservation that was given back although the upstream answered
 wrong        a settlement of other tokens than the upstream counted
 """
 
@@ -162,6 +163,8 @@ def _count_end(
     match held.state:
         case State.VOIDED:
             found.voided += 1
+            # Whatever became of the answer on its way: the upstream has worked for it.
+            faults["given back although the upstream answered"] += request.status == 200
         case State.SETTLED | State.CORRECTED if usage is not None or record is None:
             found.settled += 1
         case _:

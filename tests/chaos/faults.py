@@ -17,7 +17,9 @@ from msgspec import Struct
 
 from demo.answers import Behaviour
 from demo.stack import Sidecar
-from tests.chaos.fleet import Fleet, Kind
+from tests.chaos.clockwork import FILE, PROGRAM
+from tests.chaos.fleet import CLOCK_LIMIT, CLOCK_WINDOW_S, SERVE, Fleet, Kind
+from tests.chaos.load import Caller, Load, Sent
 from tests.store.proxy import Fault as Cut
 from tests.store.proxy import Proxy, storm
 
@@ -30,19 +32,26 @@ SKIPPED: Final = "not possible here: "
 
 
 class Fault(Struct, frozen=True):
-    """inject  takes the fleet and how many seconds it may go on; answers in words what was done"""
+    """inject   takes the fleet and how many seconds it may go on; answers in words what was done, or raises `Broken`
+    program  what the sidecars have to run for it
+    """
 
     name: str
     on: frozenset[Kind]
     inject: Inject
+    program: tuple[str, ...] = SERVE
+
+
+class Broken(Exception):
+    """A promise that only who injects the fault could see broken."""
 
 
 FAULTS: Final[list[Fault]] = []
 
 
-def fault(name: str, on: frozenset[Kind] = BOTH) -> Callable[[Inject], Inject]:
+def fault(name: str, on: frozenset[Kind] = BOTH, program: tuple[str, ...] = SERVE) -> Callable[[Inject], Inject]:
     def register(inject: Inject) -> Inject:
-        FAULTS.append(Fault(name, on, inject))
+        FAULTS.append(Fault(name, on, inject, program))
         return inject
 
     return register
@@ -293,6 +302,47 @@ def read_only(fleet: Fleet, seconds: float) -> str:
         sidecar.start()
     fleet.wait_until_healthy()
     return f"read-only under {len(fleet.sidecars)} starting sidecars ({refused} refused to start), then writable"
+
+
+# ---- the clock
+
+
+@fault("clock jumps", program=PROGRAM)
+def jump(fleet: Fleet, seconds: float) -> str:
+    """Wall clocks that jump by an hour under running sidecars; on Redis theirs are two minutes apart from the start as well.
+
+    A key with a limit asks as fast as it can, and in no span of its window's length may more of it be answered.
+    """
+    if fleet.kind is Kind.REDIS:
+        _set(fleet.sidecars[-1], 120)
+        restart(fleet, fleet.sidecars[-1])
+    pressing = Caller("batch-processor", fleet.secrets["batch-processor"], "llama-3.1-8b-instant")
+    chance, times = random.Random(4), 0
+    with Load(fleet.url, [pressing], threads=2, pause_s=0.01) as load:
+        end_s = time.monotonic() + max(seconds, 1.5 * CLOCK_WINDOW_S)
+        while until(end_s):
+            for sidecar in fleet.sidecars:
+                _set(sidecar, chance.choice((-3600, 0, 3600)))
+                times += 1
+            pause(0.3)
+    for sidecar in fleet.sidecars:
+        _set(sidecar, 0)
+    most = _most_in_a_window([each for each in load.sent if each.status == 200])
+    if most > CLOCK_LIMIT:
+        raise Broken(f"{most} requests were admitted in {CLOCK_WINDOW_S} s, where {CLOCK_LIMIT} is the limit")
+    return f"{times} jumps of ±1 h; at most {most} of {CLOCK_LIMIT} admitted in any window"
+
+
+def _set(sidecar: Sidecar, seconds: int) -> None:
+    (sidecar.log_path.parent / FILE).write_text(str(seconds))
+
+
+def _most_in_a_window(answered: list[Sent]) -> int:
+    """Each was admitted somewhere between its beginning and its end: those surely within one span count."""
+    spans = sorted((each.began_s, each.ended_s) for each in answered)
+    return max(
+        (sum(first <= began and ended <= first + CLOCK_WINDOW_S for began, ended in spans) for first, _ in spans), default=0
+    )
 
 
 # ---- the upstream

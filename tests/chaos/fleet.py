@@ -37,6 +37,9 @@ CAP_USD: Final = "0.05"
 OPEN_KEY: Final = "analytics-reports"
 """The one key of which the quotas say that it may pass while the store is out."""
 
+CLOCK_LIMIT: Final = 20
+CLOCK_WINDOW_S: Final = 4
+
 QUOTAS: Final = f"""\
 time_zone: UTC
 quotas:
@@ -44,7 +47,7 @@ quotas:
   - {{id: chatbot-spend, scope: Team::"chatbot", what: spend, limit: 500 USD/month}}
   - {{id: chatbot-tokens, scope: Team::"chatbot", what: tokens, limit: 500000000/minute}}
   - {{id: chatbot-under-way, scope: Team::"chatbot", what: in_flight, limit: 500}}
-  - {{id: clock, scope: Key::"batch-processor", what: requests, limit: 20/4 seconds}}
+  - {{id: clock, scope: Key::"batch-processor", what: requests, limit: {CLOCK_LIMIT}/{CLOCK_WINDOW_S} seconds}}
   - {{id: reports, scope: Key::"{OPEN_KEY}", what: requests, limit: 1000000/minute, on_store_error: allow}}
 """
 

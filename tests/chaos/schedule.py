@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tests.chaos.audit import Findings, Watch, audit
-from tests.chaos.faults import BOTH, FAULTS, SKIPPED, Fault, pause
+from tests.chaos.faults import FAULTS, SKIPPED, Broken, Fault, pause
 from tests.chaos.fleet import CAPPED, OPEN_KEY, Fleet, Kind, Plan, capped
 from tests.chaos.load import Caller, Load, Sent
 
@@ -70,21 +70,32 @@ def callers(fleet: Fleet, lab: str) -> list[Caller]:
 
 def run(plan: Plan, faults: Iterable[Fault], seconds: float) -> Iterator[Row]:
     """A row for each fault that this kind of store can have, as it comes."""
-    with Fleet(plan) as fleet, Watch(fleet) as watch:
-        for number, fault in enumerate(each for each in faults if plan.kind in each.on):
-            yield strike(fleet, watch, fault, capped(number % CAPPED), seconds)
+    groups: dict[tuple[str, ...], list[Fault]] = {}
+    for each in faults:
+        if plan.kind in each.on:
+            groups.setdefault(each.program, []).append(each)
+    for program, group in groups.items():
+        with Fleet(structs.replace(plan, program=program)) as fleet, Watch(fleet) as watch:
+            for number, fault in enumerate(group):
+                yield strike(fleet, watch, fault, capped(number % CAPPED), seconds)
 
 
 def strike(fleet: Fleet, watch: Watch, fault: Fault, lab: str, seconds: float) -> Row:
     """One fault under load, and what is true afterwards."""
     before = len(fleet.groq.received())
+    broken = []
     with Load(fleet.url, callers(fleet, lab)) as load:
         pause(_BEFORE_S)
-        injected = fault.inject(fleet, seconds)
+        try:
+            injected = fault.inject(fleet, seconds)
+        except Broken as problem:
+            injected, broken = fault.name, [str(problem)]
         healed_s = time.monotonic()
         pause(_AFTER_S)
     back_s = _until_answered(load.sent, healed_s)
-    return _row(fleet.kind, fault, injected, load.sent, back_s, audit(fleet, load.sent, fleet.groq.received()[before:], watch))
+    found = audit(fleet, load.sent, fleet.groq.received()[before:], watch)
+    found.broken += broken
+    return _row(fleet.kind, fault, injected, load.sent, back_s, found)
 
 
 def _until_answered(sent: list[Sent], healed_s: float) -> float:
@@ -137,6 +148,3 @@ def named(names: Iterable[str]) -> list[Fault]:
         if not any(text in each.name for each in FAULTS):
             raise ValueError(f"no fault is called `{text}`, expected one of: {', '.join(each.name for each in FAULTS)}")
     return [each for each in FAULTS if not wanted or any(text in each.name for text in wanted)]
-
-
-__all__ = ["BOTH", "Row", "named", "run", "strike"]

@@ -27,10 +27,10 @@ def check(rows: list[Row]) -> None:
     for row in rows:
         assert not row.broken, f"{row.fault}: {row.broken}"
         assert not row.skipped
-        assert row.unavailable, f"nobody felt that {row.fault}"
         assert row.found.upstream > 0
         assert row.found.looks > 0
         assert 0 < row.found.highest <= row.found.cap
+    assert any(row.unavailable for row in rows), "nobody felt anything of it"
 
 
 def test_faults_of_redis_break_no_promise() -> None:
