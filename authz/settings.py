@@ -26,7 +26,10 @@ class UpstreamKeyFront(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
-    """Groq, and the key that it gets: one, named by `key_env` or `key_file`, or several `keys`."""
+    """Groq, and the key that it gets: one, named by `key_env` or `key_file`, or several `keys`.
+
+    batch_poll_s  how often a batch is asked after until it has ended, 1 or more
+    """
 
     host: str = "api.groq.com"
     port: int = 443
@@ -34,6 +37,7 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
     key_env: str = ""
     key_file: str = ""
     keys: tuple[UpstreamKeyFront, ...] = ()
+    batch_poll_s: Annotated[int, Meta(ge=1, le=3600)] = 30
 
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,6 +193,7 @@ def read_settings(path: Path) -> Settings:
             key_env=settings.upstream.key_env,
             key_file=_absolute(base, settings.upstream.key_file),
             keys=tuple(structs.replace(key, key_file=_absolute(base, key.key_file)) for key in settings.upstream.keys),
+            batch_poll_s=settings.upstream.batch_poll_s,
         ),
         listen=Listen(
             socket=_absolute(base, settings.listen.socket), drain_s=settings.listen.drain_s, grace_s=settings.listen.grace_s
