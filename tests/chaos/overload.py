@@ -149,7 +149,7 @@ def flooding(fleet: Fleet, flood: Flood, socket: str, message: bytes, seconds: f
 def _shed_one(socket: str, message: bytes, times: int = 500) -> tuple[int, str]:
     """One more of the flood's Checks until it is shed: its status and what it says of when to come again."""
     with grpc.insecure_channel(f"unix:{socket}") as channel:
-        ask = channel.unary_unary(_METHOD)
+        ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_METHOD)
         for _ in range(times):
             try:
                 answer = check_pb2.CheckResponse.FromString(ask(message, timeout=1))
