@@ -39,6 +39,11 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str = ""
     keys: tuple[UpstreamKeyFront, ...] = ()
 
+    @property
+    def url(self) -> str:
+        """Where requests go, without a path."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     """Where Envoy finds this process.
