@@ -158,8 +158,10 @@ def _print(explanation: Explanation) -> None:
             unit = "USD" if spend else state.meter.value
             limit = f"{amounts[0]} {unit}/{state.window}"
             days = f"{state.reset_s / 86_400:.1f} days" if state.reset_s > 2 * 86_400 else duration(state.reset_s)
-            cells = (escape(state.quota), escape(state.scope), limit, *amounts[1:], days)
-            table.add_row(*cells, style="red" if shown.refuses else None)
+            over = not state.enforced and state.used + state.requested > state.limit
+            name = state.quota + ("" if state.enforced else " (shadow)")
+            cells = (escape(name), escape(state.scope), limit, *amounts[1:], days)
+            table.add_row(*cells, style="red" if shown.refuses else "yellow" if over else None)
         console.print(table)
     for way in explanation.instead:
         console.print(f"allowed instead: {escape(way)}")
