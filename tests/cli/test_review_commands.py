@@ -116,6 +116,12 @@ def test_what_cannot_be_explained_is_exit_2(arguments: tuple[str, ...], problem:
     assert problem in done.output
 
 
+def test_without_settings_it_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("explain", "--principal", "chatbot-prod", "--model", "llama-3.1-8b-instant")
+    assert (done.exit_code, "there is no `authz.yaml` here" in done.output) == (2, True)
+
+
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return traffic.record(tmp_path_factory.mktemp("records"), 300)
