@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Final, Protocol, TypeVar, assert_never
 from zoneinfo import ZoneInfo
 
@@ -61,6 +61,7 @@ DEGRADED_HEADER: Final = "x-authz-degraded"
 KEY_EXPIRES_HEADER: Final = "x-authz-key-expires"
 """Says of a secret that another has replaced it, and when it stops working: RFC 3339."""
 
+_MINUTE_NS: Final = 60_000_000_000
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -139,9 +140,10 @@ class Pdp:
         trace.narrowed = asked.narrowed
         return self._decided(trace, lambda: self._sized(trace, asked.principal, asked.ask))
 
-    def reject(self, refused: Refused) -> Deny:
-        """The answer to what could not even be read as a request; recorded like any other."""
-        trace = self._trace(Request("", "", (), None))
+    def reject(self, refused: Refused, request: Request | None = None) -> Deny:
+        """The answer to what is not decided: it could not be read as a request, or there is no time for this one. Recorded like
+        any other."""
+        trace = self._trace(request or Request("", "", (), None))
         denied = self._deny(trace, refusal(refused))
         self._tell_of(trace, denied)
         return denied
@@ -213,7 +215,7 @@ class Pdp:
             request_id=request_id,
             charges=charges,
             terms=Terms(
-                day=_day(trace.started_ns, bundle.time_zone),
+                day=_day(trace.started_ns // _MINUTE_NS, bundle.time_zone),
                 organisation=principal.organisation.id,
                 team=principal.team.id,
                 user=principal.user.id if principal.user else "",
@@ -279,9 +281,9 @@ class Pdp:
         reads = any(policy.reads_quotas(principal, action, name) for name in named)
         fill = look() if reads else ()
         context = context_of(trace, ask, bound, principal, fill)
-        verdict = policy.decide(principal, action, named, context)
+        verdict = policy.decide(principal, action, named, context, self._metrics.judged)
         if verdict.allowed and trace.narrowed is not None:
-            verdict = policy.decide(trace.narrowed, action, named, context)
+            verdict = policy.decide(trace.narrowed, action, named, context, self._metrics.judged)
         return verdict
 
     def _list(self, trace: Trace, principal: Principal, ask: Ask) -> Reply:
@@ -402,5 +404,7 @@ def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
             assert_never(found)
 
 
-def _day(now_ns: int, zone: ZoneInfo) -> str:
-    return datetime.fromtimestamp(now_ns // 1_000_000_000, zone).date().isoformat()
+@lru_cache(maxsize=16)
+def _day(epoch_minutes: int, zone: ZoneInfo) -> str:
+    """No zone changes its date within a minute."""
+    return datetime.fromtimestamp(epoch_minutes * 60, zone).date().isoformat()

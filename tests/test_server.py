@@ -42,13 +42,14 @@ class FakeEngine:
         self.bundle = SimpleNamespace(digest="b")
         self.source = SimpleNamespace(status=Status("sha256:b", 7))
         self.upstream_rooms = lambda: (ROOM,)
-        self.pdp = self.settler = self
+        self.pdp = self
+        self.clock = lambda: 0
 
     def decide(self, request: Request) -> Deny:
         self.asked.append(request)
         return denied(Reason.INVALID_API_KEY)
 
-    def reject(self, refused: Refused) -> Deny:
+    def reject(self, refused: Refused, request: Request | None = None) -> Deny:
         return denied(refused.reason)
 
     def settle(self, receipt: Receipt) -> None:

@@ -17,9 +17,9 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if not path.name.endswith("_p
 
 FLOORS: list[set[str]] = [
     {"model", "reasons", "errors", "settings", "clock", "yamlfile", "audit"},
-    {"identity", "inference", "policy", "quota", "telemetry"},
+    {"identity", "inference", "policy", "quota", "telemetry", "transport"},
     {"bundle", "answers"},
-    {"recording"},
+    {"recording", "reporting"},
     {"verdicts", "batching"},
     {"pdp", "settlement", "store", "fallback", "alerts", "administration", "published", "calls", "pep", "collecting"},
     {"review"},

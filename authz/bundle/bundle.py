@@ -41,6 +41,7 @@ class Bundle(Struct, frozen=True):
     digest     `sha256:…` over the names and bytes of every file, tests included
     time_zone  the organisation's: budgets, the usage report's days, hours in policies, last days of keys
     retired    ids of forbids that are gone on purpose
+    schema     its text
     """
 
     digest: str
@@ -52,6 +53,7 @@ class Bundle(Struct, frozen=True):
     policies: tuple[Policy, ...]
     cases: tuple[Case, ...]
     retired: frozenset[str]
+    schema: str
 
 
 class LinksFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,6 +102,7 @@ def load_bundle(path: Path) -> Bundle:
         policies=policies,
         cases=cases,
         retired=_retired(parts, policies),
+        schema=parts.texts[files.SCHEMA],
     )
 
 

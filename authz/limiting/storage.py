@@ -15,7 +15,8 @@ from authz.clock import Clock, system_clock
 from authz.errors import StoreUnavailable
 from authz.model import MAX_AMOUNT
 from authz.quota.windows import NS
-from authz.store.counters import Counters, Hit, Standing, counters_at
+from authz.store import counters_at
+from authz.store.counters import Counters, Hit, Standing
 
 T = TypeVar("T")
 Entry = tuple[str, int, int, int]

@@ -17,7 +17,7 @@ from authz.errors import ConfigError
 from authz.model import Uid
 from authz.policy import cedar
 from authz.policy.cedar import CedarError, Schema
-from authz.policy.guard import MAX_POLICIES, CedarText, Statement, Token, check_schema, statements
+from authz.policy.guard import MAX_POLICIES, CedarText, Statement, Token, check_schema, statements, tokens
 
 
 class Effect(StrEnum):
@@ -47,7 +47,7 @@ class Policy(Struct, frozen=True):
     actions   ids of which the request's action must be one, or a member of one; None for any
     exact     the action must be the one named (`==`), not a member of it
     literals  entities that the conditions name
-    facts     fields of the context that the conditions look at; None for all
+    facts     fields of the context that the conditions look at, as `cedar.context_fields` has them; None for all
     text      complete Cedar text, annotations included
     template  `@id` of the template that it was linked from
     """
@@ -99,11 +99,32 @@ def read_schema(source: CedarText) -> Schema:
     try:
         return cedar.parse_schema(source.text)
     except CedarError as error:
-        match = _QUOTED.search(str(error)) or _RESOLVE.search(str(error))
-        at = re.search(rf"(?<!\w){re.escape(match.group(1))}(?!\w)", source.text) if match else None
-        if at is None and match:
-            at = re.search(re.escape(match.group(1)), source.text)
-        raise source.fail(at.start() if at else 0, str(error)) from None
+        raise source.fail(_place_in_schema(source, str(error)), _RESOLVE.sub(_once, str(error))) from None
+
+
+def _place_in_schema(source: CedarText, problem: str) -> int:
+    """The offset that Cedar's message is about."""
+    found = list(tokens(source))
+    if problem.startswith("unexpected end"):
+        return found[-1].start if found else 0
+    match = _QUOTED.search(problem) or _RESOLVE.search(problem)
+    candidates = [token for token in found if match and token.text.strip('"') == match.group(1).strip('"')]
+    if problem.startswith("unexpected token"):
+        for token in candidates:
+            try:
+                cedar.parse_schema(source.text[: token.end])
+            except CedarError as error:
+                if str(error) == problem:
+                    return token.start
+    if candidates:
+        return candidates[0].start
+    return max(0, source.text.find(match.group(1))) if match else 0
+
+
+def _once(match: re.Match[str]) -> str:
+    """Cedar names a type as often as it stands somewhere."""
+    names = list(dict.fromkeys(match.group().partition(": ")[2].split(", ")))
+    return f"failed to resolve type{'s' if len(names) > 1 else ''}: {', '.join(names)}"
 
 
 def read_policies(sources: Sequence[CedarText], schema: Schema, links: Sequence[Link] = ()) -> tuple[Policy, ...]:
@@ -314,7 +335,7 @@ def _culprit(statement: Statement, problem: str) -> Token | None:
 
     For an unexpected token it is the first at which the text so far is wrong and not merely unfinished.
     """
-    names = _QUOTED.findall(problem)
+    names = _QUOTED.findall(problem) or _NAMED.findall(problem)
     if not names:
         return statement.tokens[-1] if problem.startswith("unexpected end") else None
     path = {names[0], names[0].rpartition(".")[2]}  # of `spend.orgs` the last part is the one that is wrong
@@ -335,5 +356,7 @@ def _culprit(statement: Statement, problem: str) -> Token | None:
 
 
 _QUOTED: Final = re.compile(r"`([^`]+)`")
-_RESOLVE: Final = re.compile(r"failed to resolve types?: ([^,]+)")
+_NAMED: Final = re.compile(r": @?(\w+)$")
+"""As in `invalid policy effect: premit`."""
+_RESOLVE: Final = re.compile(r"failed to resolve types?: ([^,]+).*")
 _MAX_ID: Final = 200

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from authz.model import MAX_AMOUNT, Meter, Price, QuotaState, Usage, Work
 from authz.quota.calibration import Lesson
-from authz.quota.windows import NS, Window
+from authz.quota.windows import NS, Kind, Window
 
 DELIVER_WITHIN_NS: Final = 7 * 86_400 * NS
 """How long an alert is offered for delivery after it was reached."""
@@ -235,7 +235,8 @@ class Change(Struct, frozen=True):
 class UsageRow(Struct, frozen=True):
     """Use of one key on one model on one day (in the organisation's time zone), settled and pending kept apart.
 
-    cost_nanousd  posted; pending_nanousd is held for requests that have not been settled
+    estimated_nanousd  the bounds of what has ended, as they were reserved: what `cost_nanousd` was posted for
+    cost_nanousd       posted; pending_nanousd is held for requests that have not been settled
     """
 
     day: str
@@ -248,9 +249,18 @@ class UsageRow(Struct, frozen=True):
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    estimated_nanousd: int
     cost_nanousd: int
     pending_requests: int
     pending_nanousd: int
+
+
+def check_raise(charge: Charge, by: int) -> None:
+    """Raises `ValueError` for a raise that no store takes."""
+    if charge.window.kind is not Kind.CALENDAR:
+        raise ValueError(f"a raise of `{charge.quota}`, which counts by {charge.window.name}, expected a budget")
+    if by == 0 or abs(by) > MAX_AMOUNT:
+        raise ValueError(f"a raise by {by}, expected 1 to {MAX_AMOUNT}, or as much below 0")
 
 
 def in_force(limit: int, raised: int) -> int:

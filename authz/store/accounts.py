@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from authz.model import MAX_AMOUNT, Meter, QuotaState
 from authz.quota.ledger import Actual, Alert, Charge, Event, Full, Hold, Terms, in_force
-from authz.quota.windows import Kind, Tally, Window, seconds_until
+from authz.quota.windows import Tally, Window, seconds_until
 
 
 class Account(Struct):
@@ -50,6 +50,7 @@ class UsageChange(Struct, frozen=True):
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    estimated_nanousd: int
     cost_nanousd: int
 
 
@@ -70,13 +71,6 @@ def check_actual(actual: Actual) -> None:
         usage = actual.usage
         for amount in (usage.input_tokens, usage.output_tokens, usage.cached_tokens):
             _check_amount(amount, Meter.TOKENS)
-
-
-def check_raise(charge: Charge, by: int) -> None:
-    if charge.window.kind is not Kind.CALENDAR:
-        raise ValueError(f"a raise of `{charge.quota}`, which counts by {charge.window.name}, expected a budget")
-    if by == 0 or abs(by) > MAX_AMOUNT:
-        raise ValueError(f"a raise by {by}, expected 1 to {MAX_AMOUNT}, or as much below 0")
 
 
 def check_raised(total: int) -> None:
@@ -174,12 +168,13 @@ def usage_change(event: Event, terms: Terms, actual: Actual | None, *, corrects:
                 input_tokens=usage.input_tokens if usage else 0,
                 cached_tokens=usage.cached_tokens if usage else 0,
                 output_tokens=usage.output_tokens if usage else 0,
+                estimated_nanousd=bound - taken_back[1],
                 cost_nanousd=actual.amounts.get(Meter.SPEND, bound) - taken_back[1],
             )
         case Event.EXPIRE:
-            return UsageChange(1, 0, 0, 0, bound)
+            return UsageChange(1, 0, 0, 0, bound, bound)
         case Event.VOID:
-            return UsageChange(-taken_back[0], 0, 0, 0, -taken_back[1])
+            return UsageChange(-taken_back[0], 0, 0, 0, -taken_back[1], -taken_back[1])
         case _:
             assert_never(event)
 

@@ -10,8 +10,7 @@ is part of a key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -78,19 +77,6 @@ class Counters(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def counters_at(uri: str, *, wait_s: float, callers_time: bool = False) -> Callable[[], Counters]:
-    """What opens the counters that a store's URI names. Raises `ValueError` for a URI that is none of ours.
-
-    callers_time  for tests: on Redis it is the server's clock that counts, unless this is set
-    """
-    if uri.startswith("sqlite:"):
-        return partial(SqliteCounters, database.parse_uri(uri, wait_s=wait_s))
-    from authz.store.redis import parse_uri  # a driver that only its users load
-    from authz.store.redis.counters import RedisCounters
-
-    return partial(RedisCounters, parse_uri(uri, wait_s=wait_s), time="caller" if callers_time else "server")
 
 
 def standing(packed: bytes | None, window: Window, now_ns: int) -> Standing:

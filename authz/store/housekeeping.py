@@ -27,9 +27,9 @@ def usage(connection: Connection, first_day: str, last_day: str) -> tuple[UsageR
         terms: Terms = decode_body(body).terms
         if first_day <= terms.day <= last_day:
             name = (terms.day, terms.organisation, terms.team, terms.user, terms.key, terms.model)
-            figures = rows.setdefault(name, [0] * 7)
-            figures[5] += 1
-            figures[6] += terms.at_most.get(Meter.SPEND, 0)
+            figures = rows.setdefault(name, [0] * 8)
+            figures[6] += 1
+            figures[7] += terms.at_most.get(Meter.SPEND, 0)
     return tuple(UsageRow(*name, *figures) for name, figures in sorted(rows.items()))
 
 

@@ -113,6 +113,7 @@ CREATE TABLE usage (
   input_tokens  INTEGER NOT NULL,
   cached_tokens INTEGER NOT NULL,
   output_tokens INTEGER NOT NULL,
+  estimated_nanousd INTEGER NOT NULL,
   cost_nanousd  INTEGER NOT NULL,
   PRIMARY KEY (day, organisation, team, user, key, model)
 ) STRICT, WITHOUT ROWID;

@@ -8,7 +8,20 @@ from authz.identity.keys import PAGE, IssuedKey
 from authz.model import QuotaState
 from authz.quota.belongings import Belonging
 from authz.quota.calibration import Lesson
-from authz.quota.ledger import Actual, Change, Charge, Delivery, Event, Full, Held, Hold, Raise, Reservation, UsageRow
+from authz.quota.ledger import (
+    Actual,
+    Change,
+    Charge,
+    Delivery,
+    Event,
+    Full,
+    Held,
+    Hold,
+    Raise,
+    Reservation,
+    UsageRow,
+    check_raise,
+)
 from authz.store import accounts, alerts, belongings, budgets, housekeeping, issuing, lessons, transactions
 from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
 from authz.store.housekeeping import Balances
@@ -109,7 +122,7 @@ class SqliteStore:
     # Budgets by hand
 
     def raise_limit(self, raise_id: str, charge: Charge, by: int, who: str, why: str, now_ns: int) -> QuotaState:
-        accounts.check_raise(charge, by)
+        check_raise(charge, by)
         return self._decisions.write(lambda connection: budgets.raise_limit(connection, raise_id, charge, by, who, why, now_ns))
 
     def raises(self, since_ns: int) -> tuple[Raise, ...]:

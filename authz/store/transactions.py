@@ -236,11 +236,12 @@ def _report(connection: Connection, terms: Terms, change: accounts.UsageChange) 
     if not any(msgspec.structs.astuple(change)):
         return  # a void of what was pending: it was never in the report
     connection.execute(
-        "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+        "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
         " requests = requests + excluded.requests,"
         " input_tokens = input_tokens + excluded.input_tokens,"
         " cached_tokens = cached_tokens + excluded.cached_tokens,"
         " output_tokens = output_tokens + excluded.output_tokens,"
+        " estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd,"
         " cost_nanousd = cost_nanousd + excluded.cost_nanousd",
         (
             *(terms.day, terms.organisation, terms.team, terms.user, terms.key, terms.model),

@@ -61,6 +61,9 @@ class Metrics:
             unit="{token}",
         )
         self._cost = Counts(meter, "authz.cost.usd", whose, "What settlements posted, in USD.", scale=NANOS_PER_USD)
+        self._answers = Counts(
+            meter, "authz.policy.answers", ("source",), "Answers to what policies were asked, from Cedar or remembered."
+        )
         self._policy_errors = meter.create_counter(
             "authz.policy.errors", description="Decisions denied because a policy could not be evaluated."
         )
@@ -126,6 +129,11 @@ class Metrics:
             self._tokens.add("output", team, model, amount=record.usage.output_tokens)
         if cost := record.amounts.get(Meter.SPEND, 0):
             self._cost.add(team, model, amount=cost)
+
+    def judged(self, remembered: bool) -> None:
+        """A policy question was answered, for one resource."""
+        if self._live:
+            self._answers.add("memory" if remembered else "cedar")
 
     def expired(self, count: int) -> None:
         """So many reservations that nobody reported on."""

@@ -245,7 +245,8 @@ class TestEnds:
         store.expire(NOW + TTL_NS, 10)
         assert store.void(first, NOW).state is State.CORRECTED
         assert posted(store, "spend") == 0
-        assert store.usage("2026-01-01", "2026-01-01")[0].requests == 0
+        (row,) = store.usage("2026-01-01", "2026-01-01")
+        assert (row.requests, row.estimated_nanousd, row.cost_nanousd) == (0, 0, 0)
 
     def test_every_event_in_every_state(self, store: Store) -> None:
         """A68: the table and nothing else."""
@@ -369,6 +370,7 @@ class TestUsage:
         a, b = store.usage("2026-01-01", "2026-01-01")
         assert (a.day, a.organisation, a.team, a.user, a.key, a.model) == ("2026-01-01", "acme", "chat", "", "a", "llama")
         assert (a.requests, a.input_tokens, a.cached_tokens, a.output_tokens, a.cost_nanousd) == (2, 200, 60, 40, 8)
+        assert (a.estimated_nanousd, b.estimated_nanousd) == (20, 10)
         assert (a.pending_requests, a.pending_nanousd) == (0, 0)
         assert (b.key, b.requests, b.cost_nanousd, b.pending_requests, b.pending_nanousd) == ("b", 1, 4, 1, 15)
         assert [row.day for row in store.usage("2026-01-01", "2026-01-09")] == ["2026-01-01", "2026-01-01", "2026-01-02"]
@@ -379,9 +381,11 @@ class TestUsage:
         store.expire(NOW + TTL_NS, 1)
         (row,) = store.usage("2026-01-01", "2026-01-01")
         assert (row.requests, row.cost_nanousd, row.output_tokens) == (1, 10, 0)
+        assert row.estimated_nanousd == 10
         store.settle(first, actual(Usage(5, 7), spend=3), NOW)
         (row,) = store.usage("2026-01-01", "2026-01-01")
         assert (row.requests, row.cost_nanousd, row.output_tokens) == (1, 3, 7)
+        assert row.estimated_nanousd == 10
 
 
 class TestPrune:

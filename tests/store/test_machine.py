@@ -186,7 +186,17 @@ class LedgerMachine(RuleBasedStateMachine):
         waiting = self.pending()
         rows = self.store.usage(*EVER)
         for row in rows:
-            assert min(row.requests, row.input_tokens, row.cost_nanousd, row.pending_requests, row.pending_nanousd) >= 0
+            assert (
+                min(
+                    row.requests,
+                    row.input_tokens,
+                    row.estimated_nanousd,
+                    row.cost_nanousd,
+                    row.pending_requests,
+                    row.pending_nanousd,
+                )
+                >= 0
+            )
         assert sum(row.pending_requests for row in rows) == len(waiting)
         assert sum(row.pending_nanousd for row in rows) == sum(made.hold.terms.at_most[Meter.SPEND] for made in waiting)
 

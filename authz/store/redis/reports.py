@@ -17,14 +17,14 @@ def usage(server: Server, first_day: str, last_day: str) -> tuple[UsageRow, ...]
     names, settled, pending = server.run("usage", first_day, last_day)
     found: dict[tuple[str, ...], list[int]] = {}
     for name, packed in zip(names, settled, strict=True):
-        found[tuple(rows.decode_strings(name))] = [*struct.unpack("<5q", packed), 0, 0]
+        found[tuple(rows.decode_strings(name))] = [*struct.unpack("<6q", packed), 0, 0]
     for packed in pending:
         terms = rows.decode_body(packed).terms
         if first_day <= terms.day <= last_day:
             key = (terms.day, terms.organisation, terms.team, terms.user, terms.key, terms.model)
-            figures = found.setdefault(key, [0] * 7)
-            figures[5] += 1
-            figures[6] += terms.at_most.get(Meter.SPEND, 0)
+            figures = found.setdefault(key, [0] * 8)
+            figures[6] += 1
+            figures[7] += terms.at_most.get(Meter.SPEND, 0)
     return tuple(_row(name, figures) for name, figures in sorted(found.items()))
 
 

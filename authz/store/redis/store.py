@@ -10,7 +10,20 @@ from authz.identity.keys import PAGE, IssuedKey
 from authz.model import QuotaState
 from authz.quota.belongings import Belonging
 from authz.quota.calibration import MAX_SAMPLES, Lesson
-from authz.quota.ledger import Actual, Change, Charge, Delivery, Event, Full, Held, Hold, Raise, Reservation, UsageRow
+from authz.quota.ledger import (
+    Actual,
+    Change,
+    Charge,
+    Delivery,
+    Event,
+    Full,
+    Held,
+    Hold,
+    Raise,
+    Reservation,
+    UsageRow,
+    check_raise,
+)
 from authz.store import accounts
 from authz.store.housekeeping import Balances
 from authz.store.redis import ledger, reports, rows
@@ -99,7 +112,7 @@ class RedisStore:
     # Budgets by hand
 
     def raise_limit(self, raise_id: str, charge: Charge, by: int, who: str, why: str, now_ns: int) -> QuotaState:
-        accounts.check_raise(charge, by)
+        check_raise(charge, by)
         return ledger.raise_limit(self._server, raise_id, charge, by, who, why, now_ns, self._moment(now_ns))
 
     def raises(self, since_ns: int) -> tuple[Raise, ...]:

@@ -17,14 +17,14 @@ end
 -- Adds to the row of the usage report; what corrects an expiry takes back what the expiry added.
 local function report(event, terms, actual, corrects)
   local bound = terms.at_most.spend or 0
-  local sums = {0, 0, 0, 0, 0}
+  local sums = {0, 0, 0, 0, 0, 0} -- requests, input, cached, output, estimated, cost
   if event == 'settle' then
-    sums = {1, actual.usage[1], actual.usage[2], actual.usage[3], actual.amounts.spend or bound}
+    sums = {1, actual.usage[1], actual.usage[2], actual.usage[3], bound, actual.amounts.spend or bound}
   elseif event == 'expire' then
-    sums = {1, 0, 0, 0, bound}
+    sums = {1, 0, 0, 0, bound, bound}
   end
   if corrects then
-    sums[1], sums[5] = sums[1] - 1, sums[5] - bound
+    sums[1], sums[5], sums[6] = sums[1] - 1, sums[5] - bound, sums[6] - bound
   end
   local any = false
   for _, sum in ipairs(sums) do
@@ -36,13 +36,13 @@ local function report(event, terms, actual, corrects)
   local name = cmsgpack.pack({terms.day, terms.organisation, terms.team, terms.user, terms.key, terms.model})
   local kept = redis.call('HGET', USAGE, name)
   if kept then
-    for at = 1, 5 do
+    for at = 1, 6 do
       sums[at] = sums[at] + (struct.unpack('<i8', kept, 8 * at - 7))
     end
   else
     redis.call('ZADD', DAYS, 0, terms.day .. '\0' .. name)
   end
-  redis.call('HSET', USAGE, name, struct.pack('<i8i8i8i8i8', unpack(sums)))
+  redis.call('HSET', USAGE, name, struct.pack('<i8i8i8i8i8i8', unpack(sums)))
 end
 
 -- The thresholds reached that nobody has been told of. What is written here is what makes it once.
