@@ -126,7 +126,7 @@ class Engine:
                 self.authenticator,
                 self.fallback,
                 clock=clock,
-                new_id=lambda: secrets.token_hex(16),
+                new_id=lambda: os.urandom(16).hex(),
                 record=self.watched.record,
                 metrics=metrics,
                 ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
@@ -143,6 +143,7 @@ class Engine:
                 doubted=lambda doubt: metrics.doubted(doubt.value),
                 refused=upstream_metrics.refused,
                 limited=self._learn_limits,
+                unknown=metrics.unknown_reservation,
             )
             scheme = "https" if self.upstream.tls else "http"
             self._collector = Collector(

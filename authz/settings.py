@@ -43,6 +43,11 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[UpstreamKeyFront, ...] = ()
     batch_poll_s: Annotated[int, Meta(ge=1, le=3600)] = 30
 
+    @property
+    def url(self) -> str:
+        """Where requests go, without a path."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     """Where Envoy finds this process.

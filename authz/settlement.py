@@ -55,6 +55,7 @@ class Settler:
     doubted  counts an answer whose usage is odd
     refused  counts an answer in which the upstream refused, by status
     limited  learns what the upstream says of its own limits: the key's id, the model
+    unknown  counts a report on a reservation that nobody made: forged, or of one that was forgotten long ago
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Settler:
         doubted: Callable[[Doubt], None] = lambda doubt: None,
         refused: Callable[[int], None] = lambda status: None,
         limited: Callable[[str, str, tuple[UpstreamLimit, ...]], None] = lambda upstream, model, limits: None,
+        unknown: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._clock, self._record = store, clock, record
         self._observe, self._alerted, self._doubted = observe, alerted, doubted
-        self._refused, self._limited = refused, limited
+        self._refused, self._limited, self._unknown = refused, limited, unknown
 
     def settle(self, receipt: Receipt) -> Change:
         """What the enforcement point reports of a request, in amounts."""
@@ -82,6 +84,8 @@ class Settler:
             else self._store.find_by_request(receipt.request_id)
         )
         if reservation is None:
+            if receipt.reservation_id:  # without one it is of a request that was denied
+                self._unknown()
             return Change(changed=False, state=None)
 
         # 2 what the answer names is the team's; a batch that it names is settled when that has ended
