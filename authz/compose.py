@@ -121,7 +121,7 @@ class Engine:
                 self.authenticator,
                 self.fallback,
                 clock=clock,
-                new_id=lambda: secrets.token_hex(16),
+                new_id=lambda: os.urandom(16).hex(),
                 record=self.watched.record,
                 metrics=metrics,
                 ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
@@ -138,6 +138,7 @@ class Engine:
                 doubted=lambda doubt: metrics.doubted(doubt.value),
                 refused=upstream_metrics.refused,
                 limited=self._learn_limits,
+                unknown=metrics.unknown_reservation,
             )
             watch(telemetry.meters, keys=lambda: len(self._ring), waiting=lambda: len(self._late), budgets=self._budgets)
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
