@@ -161,7 +161,7 @@ class Provider:
                     if len(body) > MAX_BYTES:
                         raise failed
             return msgspec.json.decode(body, type=_Answer).id_token
-        except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError):
+        except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError, RecursionError):
             raise failed from None
 
 

@@ -73,7 +73,7 @@ class Visit:
         """Raises `ValueError`."""
         try:
             return msgspec.json.decode(self._body or b"{}", type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ValueError(f"the body: {error}") from None
 
 
