@@ -21,7 +21,10 @@ SCHEMA = ROOT / "docs" / "records.schema.json"
 
 def schema() -> dict[str, Any]:
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A line of authz's records, version 1"}
-    return title | msgspec.json.schema(Record)
+    found = title | msgspec.json.schema(Record)
+    # A reason may be added within a version, so a reader that knows the list of today must not stumble over tomorrow's.
+    found["$defs"]["Reason"] = {"description": "The code of a refusal; README has the list.", "type": "string"}
+    return found
 
 
 def written() -> str:
