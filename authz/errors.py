@@ -27,6 +27,8 @@ def redacted(text: str) -> str:
     For what quotes a file or an error in its own words: somebody will write a key where its digest or its variable's name
     belongs. It is no leave to put secrets into texts.
     """
+    if "authz_" not in text and "gsk_" not in text and "eyJ" not in text:  # nearly always, at a tenth of the cost
+        return text
     return _SECRET.sub(lambda found: f"{found[1] or found[2]}…", text)
 
 

@@ -31,7 +31,7 @@ class Meter(StrEnum):
     IN_FLIGHT = "in_flight"  # requests under way
 
 
-class Uid(Struct, frozen=True, order=True):
+class Uid(Struct, frozen=True, order=True, cache_hash=True):
     """A Cedar entity's name. Client text only ever becomes `id`; `type` is one of ours."""
 
     type: str
@@ -82,10 +82,10 @@ class Request(Struct, frozen=True):
 
     def header(self, name: str) -> tuple[str, ...]:
         """Every value that came under `name` (lower case)."""
-        return tuple(value for key, value in self.headers if key == name)
+        return tuple([value for key, value in self.headers if key == name])
 
 
-class Principal(Struct, frozen=True):
+class Principal(Struct, frozen=True, cache_hash=True):
     """Who is asking: the credential's entity and the scopes above it.
 
     path  from the credential up to the organisation, roles last: what quotas and Cedar's `in` see

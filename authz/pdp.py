@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, Protocol, TypeVar, assert_never
 from zoneinfo import ZoneInfo
 
@@ -56,6 +56,7 @@ DEGRADED_HEADER: Final = "x-authz-degraded"
 KEY_EXPIRES_HEADER: Final = "x-authz-key-expires"
 """Says of a secret that another has replaced it, and when it stops working: RFC 3339."""
 
+_MINUTE_NS: Final = 60_000_000_000
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -200,7 +201,7 @@ class Pdp:
             request_id=request_id,
             charges=charges,
             terms=Terms(
-                day=_day(trace.started_ns, bundle.time_zone),
+                day=_day(trace.started_ns // _MINUTE_NS, bundle.time_zone),
                 organisation=principal.organisation.id,
                 team=principal.team.id,
                 user=principal.user.id if principal.user else "",
@@ -262,9 +263,9 @@ class Pdp:
         reads = any(policy.reads_quotas(principal, action, name) for name in named)
         fill = self._store.look(charges, trace.started_ns) if reads else ()
         context = context_of(trace, ask, bound, principal, fill)
-        verdict = policy.decide(principal, action, named, context)
+        verdict = policy.decide(principal, action, named, context, self._metrics.judged)
         if verdict.allowed and trace.narrowed is not None:
-            verdict = policy.decide(trace.narrowed, action, named, context)
+            verdict = policy.decide(trace.narrowed, action, named, context, self._metrics.judged)
         return verdict
 
     def _list(self, trace: Trace, principal: Principal, ask: Ask) -> Reply:
@@ -375,5 +376,7 @@ def _model(bundle: Bundle, ask: Ask) -> ModelSpec:
             assert_never(found)
 
 
-def _day(now_ns: int, zone: ZoneInfo) -> str:
-    return datetime.fromtimestamp(now_ns // 1_000_000_000, zone).date().isoformat()
+@lru_cache(maxsize=16)
+def _day(epoch_minutes: int, zone: ZoneInfo) -> str:
+    """No zone changes its date within a minute."""
+    return datetime.fromtimestamp(epoch_minutes * 60, zone).date().isoformat()

@@ -72,7 +72,7 @@ def recorded(
         method=request.method if ask else "",
         path=redacted(request.path) if ask else "",
         action=ask.action if ask else None,
-        models=tuple(printable(name) for name in ask.models) if ask else (),
+        models=tuple([printable(name) for name in ask.models]) if ask else (),
         model=trace.model.id if trace.model else None,
         endpoint=ask.endpoint if ask else "",
         stream=ask.stream if ask else False,
@@ -90,4 +90,5 @@ def recorded(
 
 def printable(name: str) -> str:
     """A name that a client gave, short, without anything that a log or a terminal would obey, and not a key in its place."""
-    return "".join(char if char.isprintable() else "?" for char in redacted(name[:_MAX_NAME]))
+    text = redacted(name[:_MAX_NAME])
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)

@@ -33,6 +33,11 @@ ACCESS_LOG: Final = "envoy.service.accesslog.v3.AccessLogService"
 
 _BUNDLE_LOOK_S: Final = 0.5
 
+_SLOW_S: Final = 0.05
+_NOTICE_S: Final = 0.01
+"""A decision keeps the loop to itself. That its caller gave up meanwhile is heard only once the loop is let go for a moment,
+which is worth it after one that took so long that somebody may have."""
+
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """gRPC's own 4 MiB would turn a large body that Envoy was told to pass into an RPC error."""
 
@@ -130,14 +135,18 @@ class Sidecar:
         call = Call(line, 0, raw, _traceparent(context), deadline_ns)
 
         def give_back_if_unheard(ended: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-            if ended.cancelled():
+            # By `done`: `cancelled` says no of a call whose handler was stopped, whoever stopped it.
+            if not ended.done():
                 call.cancel()
                 if line.unheard is not None:
                     line.unheard()
 
         context.add_done_callback(give_back_if_unheard)  # type: ignore[arg-type]  # the stubs call a plain callable a class
+        began_s = time.monotonic()
         self._checks(call)
         answer = await line.answered
+        if time.monotonic() - began_s > _SLOW_S:
+            await asyncio.sleep(_NOTICE_S)
         if answer is None:
             await context.abort(grpc.StatusCode.UNKNOWN, "the decision failed")
         return answer

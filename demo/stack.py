@@ -58,7 +58,7 @@ class Sidecar:
         paths = [path for listen in each for path in (listen.socket, listen.check_socket)]
         wait_for(
             "the sidecar's sockets",
-            lambda: all(map(_listens, paths)) or (self.process is not None and self.process.poll() is not None),
+            lambda: all(map(listens, paths)) or (self.process is not None and self.process.poll() is not None),
         )
         if self.process.poll() is not None:
             raise RuntimeError(f"the sidecar did not start: {self.log_path.read_text(errors='replace')[-2000:]}")
@@ -83,7 +83,7 @@ class Sidecar:
             process.wait()
 
 
-def _listens(path: str) -> bool:
+def listens(path: str) -> bool:
     """Whether somebody takes connections: a socket that a crash left behind is there and answers nobody."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:

@@ -50,12 +50,14 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, problem: str) -> None
 
 
 def test_each_worker_has_its_own_sockets_and_port_and_its_share(tmp_path: Path) -> None:
-    text = "listen: {workers: 2, socket: a.sock}\nmetrics: {listen: '127.0.0.1:9464'}\nreplicas: 3"
+    text = "listen: {workers: 2, socket: a.sock}\nmetrics: {listen: '127.0.0.1:9464'}\nreplicas: 3\n"
+    text += "admin: {listen: '127.0.0.1:9901'}"
     settings = read_settings(write(tmp_path, text))
     workers = [of_worker(settings, number) for number in range(2)]
     assert [each.listen.socket for each in workers] == [str(tmp_path / "a.0.sock"), str(tmp_path / "a.1.sock")]
     assert [each.listen.check_socket for each in workers] == [str(tmp_path / f"a.{number}.check.sock") for number in range(2)]
     assert [each.metrics.listen for each in workers] == ["127.0.0.1:9464", "127.0.0.1:9465"]
+    assert [each.admin.listen for each in workers] == ["127.0.0.1:9901", ""]
     assert [each.replicas for each in workers] == [6, 6]
     assert list(settings.listen.each()) == [each.listen for each in workers]
     with pytest.raises(ConfigError, match="one process's own memory"):

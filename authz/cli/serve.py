@@ -22,11 +22,15 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
     Several workers are a process each, started again where one ends by itself, and drained in turn.
     """
     import asyncio
+    import os
     import resource
+    import secrets
 
     from msgspec.structs import replace
 
     from authz import server, supervisor
+    from authz.api.admin.app import Chance
+    from authz.api.admin.serving import serving
     from authz.compose import open_engine
     from authz.settings import of_worker, read_settings
     from authz.telemetry import logs
@@ -45,7 +49,11 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
         sys.exit(asyncio.run(supervisor.run(commands, patience_s=listen.drain_s + listen.grace_s + _SPARE_S)))
     if worker is not None:
         settings = of_worker(settings, worker)
-    with open_engine(settings, serving=True).start() as engine:
+    chance = Chance(token=lambda: secrets.token_urlsafe(32), choice=secrets.choice)
+    with (
+        open_engine(settings, serving=True).start() as engine,
+        serving(engine, settings.admin, chance, os.environ, watched=settings.reload.watch),
+    ):
         asyncio.run(server.run(engine, settings.listen, supervised=worker is not None))
 
 

@@ -131,8 +131,8 @@ class TokenReader:
     def _verify(self, token: str, directory: Directory, now_ns: int) -> Verified | None:
         header_part, payload_part, _ = token.split(".")
         try:
-            header = msgspec.json.decode(_decoded(header_part), type=_Header)
-            claimed = msgspec.json.decode(_decoded(payload_part), type=_Claimed)
+            header = msgspec.json.decode(decoded(header_part), type=_Header)
+            claimed = msgspec.json.decode(decoded(payload_part), type=_Claimed)
         except (msgspec.MsgspecError, Base64Error, ValueError, RecursionError):
             return None
         issuer = directory.issuers.get(claimed.iss)
@@ -157,7 +157,7 @@ class TokenReader:
         return _read(claims, issuer, version, now_ns)
 
 
-def _decoded(part: str) -> bytes:
+def decoded(part: str) -> bytes:
     return urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 

@@ -134,7 +134,10 @@ def entity_literals(conditions: Any) -> frozenset[Uid]:
 
 
 def context_fields(conditions: Any) -> frozenset[str] | None:
-    """The fields of the context that a policy's conditions can look at; None for all, where they take it as a whole."""
+    """The fields of the context that a policy's conditions can look at; None for all, where they take it as a whole.
+
+    Of a field that is a record, `time.hour` where they look at nothing of it but that.
+    """
     found: set[str] = set()
     stack: list[Any] = [conditions]
     while stack:
@@ -143,13 +146,28 @@ def context_fields(conditions: Any) -> frozenset[str] | None:
             return None
         if isinstance(node, dict):
             for operator, operand in node.items():
-                if operator in (".", "has") and isinstance(operand, dict) and operand.get("left") == _CONTEXT:
-                    found.add(operand["attr"])
+                field = _field(operand) if operator in (".", "has") else None
+                part = _part(operand) if operator == "." and field is None else None
+                if (seen := field or part) is not None:
+                    found.add(seen)
                 else:
                     stack.append(operand)
         elif isinstance(node, list):
             stack.extend(node)
     return frozenset(found)
+
+
+def _field(operand: Any) -> str | None:
+    """The field, where this is what stands beside `.` in a look at one of the context's own."""
+    direct = isinstance(operand, dict) and operand.get("left") == _CONTEXT
+    return str(operand["attr"]) if direct else None
+
+
+def _part(operand: Any) -> str | None:
+    """`field.part`, where it is that of a look at a part of such a field."""
+    left = operand.get("left") if isinstance(operand, dict) else None
+    field = _field(left.get(".")) if isinstance(left, dict) else None
+    return None if field is None else f"{field}.{operand['attr']}"
 
 
 _CONTEXT: Final = {"Var": "context"}

@@ -72,7 +72,7 @@ class _Minute(NamedTuple):
 
 
 Facts = frozenset[str]
-"""Names of context fields: those that some policy in reach looks at."""
+"""Names of context fields: those that some policy in reach looks at. Of the time also single parts, as `time.hour`."""
 
 ALL: Final[dict[Kind, Facts]] = {
     Kind.INFERENCE: frozenset(
@@ -94,6 +94,8 @@ ALL: Final[dict[Kind, Facts]] = {
 
 QUOTA_FACTS: Final = frozenset({"spend", "window"})
 
+_TIME_PARTS: Final = ("epoch_s", "date", "hour", "minute", "weekday")
+TIMES: Final = frozenset(f"time.{part}" for part in _TIME_PARTS)
 _AS_IT_STANDS: Final = ("input_tokens", "max_output_tokens", "stream", "endpoint", "service_tier", "tools")
 _ENCODE: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 
@@ -123,8 +125,9 @@ class ContextWriter:
                 found["spend"] = _scopes(context.spend)
             if "window" in facts:
                 found["window"] = _scopes(context.window)
-        if "time" in facts:
-            found["time"] = self._time(context.now_ns // _NANOS)
+        if parts := _TIME_PARTS if "time" in facts else [part for part in _TIME_PARTS if f"time.{part}" in facts]:
+            time = self._time(context.now_ns // _NANOS)
+            found["time"] = {part: time[part] for part in parts}
         if "source_ip" in facts and (address := _address(context.source_ip)) is not None:
             found["source_ip"] = {"__extn": {"fn": "ip", "arg": address}}
         return _ENCODE(found).decode()

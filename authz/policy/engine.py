@@ -2,6 +2,10 @@
 
 What does not depend on the request's context (which policies, which entities, the names) is worked out once for each principal,
 action and resource and kept; a decision is then one look-up, the context as text, and one call of Cedar.
+
+Cedar answers the same question the same way, so its last answers are kept too, by the very text of the context that it was
+given: whatever a policy in reach looks at stands in it (the time of day, how full the quotas are), and nothing else. An answer
+is never older than what it rests on.
 """
 
 from __future__ import annotations
@@ -17,13 +21,19 @@ from authz.model import Principal, Uid
 from authz.policy import cedar, entities
 from authz.policy.actions import ACTIONS, PRINCIPALS, Kind
 from authz.policy.cedar import CedarError, Json, Schema
-from authz.policy.context import ALL, QUOTA_FACTS, AdminContext, Context, ContextWriter, Facts, samples
+from authz.policy.context import ALL, QUOTA_FACTS, TIMES, AdminContext, Context, ContextWriter, Facts, samples
 from authz.policy.entities import Entity, EntityError
 from authz.policy.policies import Effect, Mode, Policy
 from authz.policy.slices import Node, Places, Slice, Slices
 
 MAX_PLANS: Final = 4096
 """Plans kept: some 15 kB each. One that was dropped is made again in 0.2 ms."""
+
+MAX_ANSWERS: Final = 8
+"""Answers kept of each plan. Few of its facts change from one request to the next: a stream or not, the hour, a percentage."""
+
+_OF_ITS_OWN: Final = frozenset({"input_tokens"})
+"""Facts that differ with nearly every request: where a policy looks at one, Cedar is asked each time."""
 
 
 class SchemaMismatch(CedarError):
@@ -53,6 +63,7 @@ class Plan(Struct, frozen=True):
     reach           places of the policies whose scope can match
     shadow          all shadow policies in reach: what would they change about an allow
     shadow_permits  the permits among them: what would they change about the lack of one
+    answers         what Cedar has said lately, by the text of the context; None where that would hardly ever be the same again
     """
 
     request: Json
@@ -62,6 +73,7 @@ class Plan(Struct, frozen=True):
     shadow: Slice | None
     shadow_permits: Slice | None
     entities: cedar.Entities
+    answers: dict[str, Verdict] | None
 
 
 class PolicyEngine:
@@ -98,31 +110,58 @@ class PolicyEngine:
         plan = self._plan(principal, action, resource)
         return () if isinstance(plan, str) else tuple(self.slices.policies[place] for place in plan.reach)
 
-    def decide(self, principal: Principal, action: str, resources: tuple[Uid, ...], context: Context | AdminContext) -> Verdict:
-        """Allowed only if every resource is, without a single error. `resources` holds at least one."""
-        if len(resources) == 1:
-            return self._decide(principal, action, resources[0], context)
-        return _all_of([self._decide(principal, action, resource, context) for resource in resources])
+    def decide(
+        self,
+        principal: Principal,
+        action: str,
+        resources: tuple[Uid, ...],
+        context: Context | AdminContext,
+        told: Callable[[bool], None] = lambda remembered: None,
+    ) -> Verdict:
+        """Allowed only if every resource is, without a single error. `resources` holds at least one.
 
-    def _decide(self, principal: Principal, action: str, resource: Uid, context: Context | AdminContext) -> Verdict:
+        told  is called for each resource, with whether the answer was remembered: for the metric
+        """
+        if len(resources) == 1:
+            return self._decide(principal, action, resources[0], context, told)
+        return _all_of([self._decide(principal, action, resource, context, told) for resource in resources])
+
+    def _decide(
+        self, principal: Principal, action: str, resource: Uid, context: Context | AdminContext, told: Callable[[bool], None]
+    ) -> Verdict:
         plan = self._plan(principal, action, resource)
         if isinstance(plan, str):
             return Verdict(False, errors=(plan,))
         try:
-            request = {**plan.request, "context": self._writer.write(context, plan.facts)}
+            text = self._writer.write(context, plan.facts)
         except ValueError as error:
             return Verdict(False, errors=(str(error),))
-        answer = cedar.authorise(request, plan.enforced.handle, plan.entities)
-        if answer.errors:
-            return Verdict(False, errors=plan.enforced.explain(answer.errors))
-        policies = plan.enforced.ids(answer.policies)
-        if answer.allowed:
-            shadow = _would(Effect.FORBID, plan.shadow, request, plan.entities) if plan.shadow else ()
-            return Verdict(True, policies, shadow=shadow)
-        if policies:
-            return Verdict(False, policies, forbidden=True)
-        shadow = _would(Effect.PERMIT, plan.shadow_permits, request, plan.entities) if plan.shadow_permits else ()
-        return Verdict(False, shadow=shadow)
+        answers = plan.answers
+        remembered = answers.get(text) if answers is not None else None
+        told(remembered is not None)
+        if remembered is not None:
+            return remembered
+        verdict = _ask(plan, text)
+        if answers is not None:
+            if len(answers) >= MAX_ANSWERS:
+                answers.clear()
+            answers[text] = verdict
+        return verdict
+
+
+def _ask(plan: Plan, context: str) -> Verdict:
+    request = {**plan.request, "context": context}
+    answer = cedar.authorise(request, plan.enforced.handle, plan.entities)
+    if answer.errors:
+        return Verdict(False, errors=plan.enforced.explain(answer.errors))
+    policies = plan.enforced.ids(answer.policies)
+    if answer.allowed:
+        shadow = _would(Effect.FORBID, plan.shadow, request, plan.entities) if plan.shadow else ()
+        return Verdict(True, policies, shadow=shadow)
+    if policies:
+        return Verdict(False, policies, forbidden=True)
+    shadow = _would(Effect.PERMIT, plan.shadow_permits, request, plan.entities) if plan.shadow_permits else ()
+    return Verdict(False, shadow=shadow)
 
 
 def _would(effect: Effect, shadow: Slice, request: Json, known: cedar.Entities) -> tuple[str, ...]:
@@ -174,6 +213,7 @@ def _planner(slices: Slices, table: entities.Table, schema: Schema) -> Callable[
             return f"the entities of {principal.uid}: {error}"
         shadow = tuple(place for place in places if policies[place].mode is Mode.SHADOW)
         shadow_permits = tuple(place for place in shadow if policies[place].effect is Effect.PERMIT)
+        facts = _facts((policies[place] for place in places), spec.kind)
         return Plan(
             request={
                 "principal": cedar.uid(principal.uid),
@@ -181,11 +221,12 @@ def _planner(slices: Slices, table: entities.Table, schema: Schema) -> Callable[
                 "resource": cedar.uid(resource),
             },
             reach=places,
-            facts=_facts((policies[place] for place in places), spec.kind),
+            facts=facts,
             enforced=slices.slice(tuple(place for place in places if policies[place].mode is Mode.ENFORCE)),
             shadow=slices.slice(shadow) if shadow else None,
             shadow_permits=slices.slice(shadow_permits) if shadow_permits else None,
             entities=handle,
+            answers={} if facts.isdisjoint(_OF_ITS_OWN) else None,
         )
 
     return plan
@@ -196,8 +237,8 @@ def _facts(policies: Iterable[Policy], kind: Kind) -> Facts:
     for policy in policies:
         if policy.facts is None:
             return ALL[kind]
-        found |= policy.facts
-    return ALL[kind] & found
+        found |= {fact if fact in TIMES else fact.partition(".")[0] for fact in policy.facts}
+    return (ALL[kind] | TIMES) & found
 
 
 def _action_table(parents: dict[str, tuple[str, ...]]) -> entities.Table:

@@ -20,11 +20,15 @@ MAX_CACHED: Final = 10_000
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """A quota that a request meets: the counter it shares, and with whom."""
+    """A quota that a request meets: the counter it shares, and with whom.
+
+    one  the charge of a request where that is 1 whatever its estimate says, made once; else None
+    """
 
     quota: Quota
     counter: str
     scope: str
+    one: Charge | None = None
 
     def charge(self, amount: int) -> Charge:
         quota = self.quota
@@ -76,9 +80,9 @@ class QuotaIndex:
         """
         charges = []
         for applied in self.applying(principal, model, groups):
-            quota = applied.quota
-            amount = _amount(quota, estimate)
-            if amount > 0:
+            if applied.one is not None:
+                charges.append(applied.one)
+            elif (amount := _amount(applied.quota, estimate)) > 0:
                 charges.append(applied.charge(amount))
         return tuple(charges)
 
@@ -134,11 +138,11 @@ def _applied(quota: Quota, principal: Principal) -> Applied:
 def applied_to(quota: Quota, member: Uid | None) -> Applied:
     """The quota as it applies to one member below its scope; None where it is not counted by member."""
     shared_by = (member, *quota.scope[1:]) if member is not None else quota.scope
-    return Applied(
-        quota=quota,
-        counter=counter_name(quota.meter, quota.window, quota.scope, quota.models, member),
-        scope=", ".join(str(uid) for uid in shared_by),
-    )
+    counter = counter_name(quota.meter, quota.window, quota.scope, quota.models, member)
+    applied = Applied(quota, counter, ", ".join(str(uid) for uid in shared_by))
+    if quota.meter is Meter.REQUESTS or quota.meter is Meter.IN_FLIGHT:
+        return msgspec.structs.replace(applied, one=applied.charge(1))
+    return applied
 
 
 def _member(per: Per, principal: Principal) -> Uid:
@@ -156,8 +160,6 @@ def _member(per: Per, principal: Principal) -> Uid:
 
 def _amount(quota: Quota, estimate: Estimate) -> int:
     meter = quota.meter
-    if meter is Meter.REQUESTS or meter is Meter.IN_FLIGHT:
-        return 1
     at_most = estimate.at_most.get(meter, 0)
     expected = estimate.expected.get(meter, 0)
     match quota.reserve:

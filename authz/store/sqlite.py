@@ -21,7 +21,7 @@ from authz.quota.ledger import (
     UsageRow,
     check_raise,
 )
-from authz.store import accounts, alerts, budgets, housekeeping, issuing, lessons, transactions
+from authz.store import accounts, alerts, budgets, housekeeping, issuing, lessons, reserving, transactions
 from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
 from authz.store.housekeeping import Balances
 
@@ -54,9 +54,7 @@ class SqliteStore:
     # The ledger
 
     def reserve(self, hold: Hold, now_ns: int) -> Held | Full:
-        accounts.check_hold(hold)
-        body = transactions.encode_body(hold)
-        return self._decisions.write(lambda connection: transactions.reserve(connection, hold, body, now_ns))
+        return self.reserve_many((hold,), now_ns)[0]
 
     def reserve_many(self, holds: Sequence[Hold], now_ns: int) -> tuple[Held | Full, ...]:
         """Each as by `reserve`, in order, in one transaction: what arrived together shares its cost."""
@@ -64,11 +62,7 @@ class SqliteStore:
         for hold in holds:
             accounts.check_hold(hold)
             bodies.append(transactions.encode_body(hold))
-        return self._decisions.write(
-            lambda connection: tuple(
-                transactions.reserve(connection, hold, body, now_ns) for hold, body in zip(holds, bodies, strict=True)
-            )
-        )
+        return self._decisions.write(lambda connection: reserving.reserve(connection, holds, bodies, now_ns))
 
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
         return self._reports.read(lambda connection: transactions.look(connection, charges, now_ns))

@@ -61,6 +61,9 @@ class Metrics:
             unit="{token}",
         )
         self._cost = Counts(meter, "authz.cost.usd", whose, "What settlements posted, in USD.", scale=NANOS_PER_USD)
+        self._answers = Counts(
+            meter, "authz.policy.answers", ("source",), "Answers to what policies were asked, from Cedar or remembered."
+        )
         self._policy_errors = meter.create_counter(
             "authz.policy.errors", description="Decisions denied because a policy could not be evaluated."
         )
@@ -90,6 +93,9 @@ class Metrics:
         )
         self._doubts = meter.create_counter(
             "authz.usage.doubts", description="Answered requests whose usage is missing or above its bound."
+        )
+        self._unknown = meter.create_counter(
+            "authz.settlements.unknown", description="Reports on reservations that do not exist: forged, or forgotten long ago."
         )
         self._bundle = bundle
         meter.create_observable_gauge(
@@ -127,6 +133,11 @@ class Metrics:
         if cost := record.amounts.get(Meter.SPEND, 0):
             self._cost.add(team, model, amount=cost)
 
+    def judged(self, remembered: bool) -> None:
+        """A policy question was answered, for one resource."""
+        if self._live:
+            self._answers.add("memory" if remembered else "cedar")
+
     def expired(self, count: int) -> None:
         """So many reservations that nobody reported on."""
         if count:
@@ -146,6 +157,9 @@ class Metrics:
     def doubted(self, doubt: str) -> None:
         """doubt  `missing` or `above_bound`"""
         self._doubts.add(1, {"doubt": doubt})
+
+    def unknown_reservation(self) -> None:
+        self._unknown.add(1)
 
     def used_replaced_key(self) -> None:
         self._replaced_keys.add(1)

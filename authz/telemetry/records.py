@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 from authz.model import Record
 
 _QUEUE: Final = 10_000
-_BATCH: Final = 256
+_BATCH: Final = 64
+"""Records that a sink gets at a time: what it does with them it does under the interpreter's one lock, and decisions wait."""
+
+_GATHER_S: Final = 0.02
+"""How long records gather. A thread that woke up for each of them would take the lock from the decision it belongs to."""
+
 _CLOSE_S: Final = 5.0
 
 WRITTEN: Final = "written"
@@ -43,6 +49,7 @@ class Sink(Protocol):
 class RecordWriter:
     """Gives records to one sink from a thread of its own, in the order in which they came.
 
+    queued  records that wait, at most; each thread that writes at the same instant may add one more
     told  is told how many were `written`, or lost because of a `queue_full` or a sink that `failed`. Every record that came to
           `write` is told of once, at the latest when `close` is over; only of a sink that hangs by then nothing is known.
     """
@@ -51,26 +58,27 @@ class RecordWriter:
         self, sink: Sink, told: Callable[[str, str, int], None] = lambda sink, outcome, count: None, *, queued: int = _QUEUE
     ) -> None:
         self._sink, self._told = sink, told
-        self._queue: queue.Queue[Record | None] = queue.Queue(queued)
-        self._dropped = 0
+        self._queue: SimpleQueue[Record | None] = SimpleQueue()
+        self._queued, self._dropped = queued, 0
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"records-{sink.name}", daemon=True)
         self._thread.start()
 
     def write(self, record: Record) -> None:
         """Never waits."""
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
+        if self._queue.qsize() < self._queued:
+            self._queue.put(record)
+        else:
             self._dropped += 1
             self._told(self._sink.name, QUEUE_FULL, 1)
 
     def close(self) -> None:
         """Gives the sink what is queued, then ends. A sink that does not come back is left alone after some seconds."""
-        try:
-            self._queue.put(None, timeout=_CLOSE_S)
-        except queue.Full:
-            _log.error("a sink of decision records does not answer", extra={"sink": self._sink.name})
+        self._queue.put(None)
+        self._closing.set()
         self._thread.join(_CLOSE_S)
+        if self._thread.is_alive():
+            _log.error("a sink of decision records does not answer", extra={"sink": self._sink.name})
 
     def __enter__(self) -> Self:
         return self
@@ -94,10 +102,12 @@ class RecordWriter:
     def _batch(self) -> list[Record | None]:
         """What waits, at least one; None is the end."""
         batch = [self._queue.get()]
+        if self._queue.qsize() < _BATCH:
+            self._closing.wait(_GATHER_S)
         while batch[-1] is not None and len(batch) < _BATCH:
             try:
                 batch.append(self._queue.get_nowait())
-            except queue.Empty:
+            except Empty:
                 break
         return batch
 
@@ -114,5 +124,11 @@ def moment(time_ns: int) -> str:
 
 
 def timestamp(now_ns: int) -> str:
-    """As every record writes a moment: ISO 8601 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(now_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+    """As every record writes a moment: ISO 8601 in UTC, to the millisecond, rounded down."""
+    second, rest = divmod(now_ns, 1_000_000_000)
+    return f"{_second(second)}.{rest // 1_000_000:03}+00:00"
+
+
+@lru_cache(maxsize=64)
+def _second(epoch_s: int) -> str:
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")

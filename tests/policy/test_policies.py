@@ -42,7 +42,9 @@ def test_a_policy_has_its_scope_as_data() -> None:
     ("condition", "facts"),
     [
         ("true", set()),
-        ("context.spend.org.percent > 3 || context.time.hour < 8", {"spend", "time"}),
+        ("context.spend.org.percent > 3 || context.time.hour < 8", {"spend.org", "time.hour"}),
+        ("context has time.hour && context.time.hour < 8", {"time", "time.hour"}),
+        ("context.time == context.time", {"time"}),
         ("context has source_ip && context.source_ip.isLoopback()", {"source_ip"}),
         ('context["stream"]', {"stream"}),
         ("context has spend.org", {"spend"}),
