@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     {"review"},
     {"compose", "limiting"},
     {"envoy", "api"},
-    {"authorizer", "server"},
+    {"authorizer", "server", "supervisor"},
     {"sdk", "asgi"},
     {"cli"},
     {"__main__"},
