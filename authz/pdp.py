@@ -56,6 +56,11 @@ DEGRADED_HEADER: Final = "x-authz-degraded"
 KEY_EXPIRES_HEADER: Final = "x-authz-key-expires"
 """Says of a secret that another has replaced it, and when it stops working: RFC 3339."""
 
+# By names of our own: a member of an enum is looked up through its class each time, and a decision does that ten times.
+_IDENTITY, _INFERENCE, _PRICE, _QUOTA, _POLICY, _UPSTREAM, _RESERVE = Phase
+_TOKENS: Final = Meter.TOKENS
+_NOTHING: Final = Metered.NOTHING
+
 _MINUTE_NS: Final = 60_000_000_000
 _log = logging.getLogger(__name__)
 
@@ -145,19 +150,19 @@ class Pdp:
         request, bundle = trace.request, trace.bundle
 
         # 1 identity: who is asking
-        self._enter(trace, Phase.IDENTITY)
+        self._enter(trace, _IDENTITY)
         identity = self._who.identify(request, bundle.directory, trace.started_ns)
         trace.principal = principal = identity.principal
         trace.narrowed, trace.key_expires_ns = identity.narrowed, identity.expires_ns
 
         # 2 inference: what is asked
-        self._enter(trace, Phase.INFERENCE)
+        self._enter(trace, _INFERENCE)
         trace.ask = ask = endpoints.read(request)
         return self._sized(trace, principal, ask)
 
     def _sized(self, trace: Trace, principal: Principal, ask: Ask) -> Hold | Reply:
-        if estimate.METERED.get(ask.action) is Metered.NOTHING:
-            self._enter(trace, Phase.POLICY)
+        if estimate.METERED.get(ask.action) is _NOTHING:
+            self._enter(trace, _POLICY)
             return self._list(trace, principal, ask)
         return self._weigh(trace, principal, ask)
 
@@ -165,29 +170,29 @@ class Pdp:
         bundle = trace.bundle
 
         # 3 price: of which model, and what it costs at most
-        self._enter(trace, Phase.PRICE)
+        self._enter(trace, _PRICE)
         trace.model = model = _model(bundle, ask)
         found, price = estimate.of(ask, model)
         trace.estimate = bound = trace.estimate or self._expected(principal, ask, model, found, price)
 
         # 4 quota: what has to fit
-        self._enter(trace, Phase.QUOTA)
+        self._enter(trace, _QUOTA)
         charges = bundle.quotas.charges(principal, model.id, model.groups, bound)
 
         # 5 policy: may they
-        self._enter(trace, Phase.POLICY)
+        self._enter(trace, _POLICY)
         trace.verdict = verdict = self._judged(trace, principal, ask, ask.action, names_of(ask, model), bound, charges)
         if not verdict.allowed:
             raise policy_refusal(verdict, principal, ask, model)
 
         # 6 upstream: is there a key to go with
-        self._enter(trace, Phase.UPSTREAM)
+        self._enter(trace, _UPSTREAM)
         trace.upstream_key = self._parts.upstream_key(principal.team.id, trace.started_ns)
         if trace.upstream_key is None:
             raise Refused(Reason.UPSTREAM_KEY_UNAVAILABLE, "No upstream key is available, retry shortly.")
 
         # 7 head-room: has this team had its share of what little the upstream has left
-        expected_tokens = bound.expected.get(Meter.TOKENS, 0)
+        expected_tokens = bound.expected.get(_TOKENS, 0)
         team, upstream = principal.team.id, trace.upstream_key.name
         full = self._headroom.look(upstream, model.id, team, expected_tokens, trace.started_ns)
         if full is not None:
@@ -244,7 +249,7 @@ class Pdp:
         assert principal is not None  # INVARIANT: what is held has been through every phase
         assert model is not None
         assert bound is not None
-        tokens = bound.expected.get(Meter.TOKENS, 0)
+        tokens = bound.expected.get(_TOKENS, 0)
         self._headroom.take(upstream.name, model.id, principal.team.id, tokens, trace.started_ns)
 
     def _judged(
@@ -312,7 +317,7 @@ class Pdp:
         found = _attempted(prepare)
         if not isinstance(found, Hold):
             return self._answered(trace, found)
-        self._enter(trace, Phase.RESERVE)
+        self._enter(trace, _RESERVE)
         return self._answered(trace, _attempted(lambda: self._store.reserve(found, trace.started_ns)))
 
     def _answered(self, trace: Trace, outcome: Held | Full | Reply | Refused | StoreUnavailable) -> Decision:

@@ -144,9 +144,9 @@ def opened(counters: dict[str, Counter], charges: tuple[Charge, ...], now_ns: in
     for name, (charge, amount) in accounts.amounts_by_counter(charges).items():
         counter = counters.get(name) or Counter(0, Tally())
         tally, window = counter.tally, charge.window
-        bucket = tally.current(window, now_ns)
+        bucket, used = tally.standing(window, now_ns)
         raised = counter.raised if counter.raised_bucket == bucket else 0
-        result[name] = Account(counter.id, window, tally, amount, bucket, tally.used(window.oldest_live(bucket)), raised)
+        result[name] = Account(counter.id, window, tally, amount, bucket, used, raised)
     return result
 
 
