@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test lint types check lock proto clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,15 @@ types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types test  ## what CI runs
+
+reloads: $(STAMP)  ## 1,000 reloads while 200 decisions a second are made: none fails, none mixes two bundles, none leaks
+	$(BIN)/python -m tests.bundle.reloads --reloads 1000
+
+replay: $(STAMP)  ## replay 100,000 recorded decisions, and say how long it took
+	$(BIN)/python -m tests.review.replayspeed --decisions 100000
+
+screenshots: $(STAMP)  ## renew docs/images, in headless Chromium
+	$(BIN)/python -m tests.admin.screenshots docs/images
 
 lock: $(STAMP)  ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/runtime.txt

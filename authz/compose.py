@@ -110,12 +110,12 @@ class Engine:
             self.calibration.refresh()
             webhooks = _webhooks(settings.alerts, environ)
             self._deliverer = Deliverer(self.store, webhooks, clock=clock, told=metrics.delivered) if webhooks else None
-            self._key_sets = KeySets(fetch)
+            self.key_sets = KeySets(fetch)
             self._ring = KeyRing(self.store)
             self._ring.refresh()
             self._published = Published(self.store, clock=clock, login=_login())
             self.watched = Watched(lambda record: telemetry.tell(record, clock()))
-            self.authenticator = Authenticator(self._ring, TokenReader(self._key_sets), excess=metrics.too_many_invalid)
+            self.authenticator = Authenticator(self._ring, TokenReader(self.key_sets), excess=metrics.too_many_invalid)
             self.pdp = Pdp(
                 self,
                 self.authenticator,
@@ -138,6 +138,7 @@ class Engine:
                 doubted=lambda doubt: metrics.doubted(doubt.value),
                 refused=upstream_metrics.refused,
                 limited=self._learn_limits,
+                unknown=metrics.unknown_reservation,
             )
             watch(telemetry.meters, keys=lambda: len(self._ring), waiting=lambda: len(self._late), budgets=self._budgets)
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
@@ -263,7 +264,7 @@ class Engine:
     def _fetch_keys(self) -> None:
         """Beside the other background work: an issuer that is slow to answer holds up no revocation."""
         while True:
-            self._key_sets.refresh(self.bundle.directory.issuers.values(), self._clock())
+            self.key_sets.refresh(self.bundle.directory.issuers.values(), self._clock())
             if self._closing.wait(_JWKS_S):
                 return
 

@@ -138,9 +138,10 @@ class Pdp:
         trace.narrowed = asked.narrowed
         return self._decided(trace, lambda: self._sized(trace, asked.principal, asked.ask))
 
-    def reject(self, refused: Refused) -> Deny:
-        """The answer to what could not even be read as a request; recorded like any other."""
-        trace = self._trace(Request("", "", (), None))
+    def reject(self, refused: Refused, request: Request | None = None) -> Deny:
+        """The answer to what is not decided: it could not be read as a request, or there is no time for this one. Recorded like
+        any other."""
+        trace = self._trace(request or Request("", "", (), None))
         denied = self._deny(trace, refusal(refused))
         self._tell_of(trace, denied)
         return denied

@@ -69,6 +69,9 @@ class Reason(StrEnum):
     STORE_UNAVAILABLE = "store_unavailable"
     """The ledger did not answer, and no quota on the path declares that it may be passed over."""
 
+    OVERLOADED = "overloaded"
+    """More requests wait for a decision than can be decided in time: this one was not decided at all."""
+
 
 class ReasonSpec(NamedTuple):
     status: int
@@ -93,4 +96,5 @@ SPEC: Final[dict[Reason, ReasonSpec]] = {
     Reason.SPEND_CAP_REACHED: ReasonSpec(403, "permissions_error", Fault.POLICY),
     Reason.UPSTREAM_KEY_UNAVAILABLE: ReasonSpec(503, "server_error", Fault.DEPENDENCY),
     Reason.STORE_UNAVAILABLE: ReasonSpec(503, "server_error", Fault.DEPENDENCY),
+    Reason.OVERLOADED: ReasonSpec(503, "server_error", Fault.DEPENDENCY),
 }

@@ -1,4 +1,5 @@
-"""The sidecar process: one Unix socket with Check, the access log, our own services, health, reflection; and how it drains."""
+"""The sidecar process: a Unix socket with the access log, our own services, health and reflection, one for Check, and how it
+drains."""
 
 from __future__ import annotations
 
@@ -9,28 +10,33 @@ import os
 import signal
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from authz.api import decisions, status
+from authz.api import decisions, health, status
 from authz.compose import Engine
 from authz.envoy.accesslog import read_stream_message, stream_response
-from authz.envoy.answer import encode
-from authz.envoy.check import TRACEPARENT, decode_check
+from authz.envoy.check import TRACEPARENT
+from authz.envoy.checks import Checks
 from authz.errors import ConfigError, Refused
-from authz.model import Allow
+from authz.model import Outcome, Receipt, Request
 from authz.settings import Listen
+from authz.transport import Answerer, Call, Listener, Unheard
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
 ACCESS_LOG: Final = "envoy.service.accesslog.v3.AccessLogService"
 
-BUNDLE_HEALTH: Final = "authz.bundle"
 _BUNDLE_LOOK_S: Final = 0.5
+
+_SLOW_S: Final = 0.05
+_NOTICE_S: Final = 0.01
+"""A decision keeps the loop to itself. That its caller gave up meanwhile is heard only once the loop is let go for a moment,
+which is worth it after one that took so long that somebody may have."""
 
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """gRPC's own 4 MiB would turn a large body that Envoy was told to pass into an RPC error."""
@@ -39,21 +45,30 @@ _log = logging.getLogger(__name__)
 
 
 class Sidecar:
-    """Serves one engine on one socket. `serve` returns when `stop` was called and everything under way has ended."""
+    """Serves one engine on its sockets. `serve` returns when `stop` was called and everything under way has ended."""
 
     def __init__(self, engine: Engine, listen: Listen) -> None:
         self._engine, self._listen = engine, listen
         self._stopping = asyncio.Event()
         self._draining = asyncio.Event()
+        self._checks = Checks(
+            engine.pdp,
+            tenant=self._tenant,
+            void=self._void,
+            steady=time.monotonic_ns,
+            soon=lambda turn: asyncio.get_running_loop().call_soon(turn),
+            room=listen.queue,
+        )
 
     def stop(self) -> None:
         """Begins the drain; safe to call from a signal handler of the loop, and twice."""
         self._stopping.set()
 
     async def serve(self) -> None:
-        """Raises `ConfigError` where the socket cannot be had."""
-        path = Path(self._listen.socket)
-        _claim(path)
+        """Raises `ConfigError` where a socket cannot be had."""
+        path, check_path = Path(self._listen.socket), Path(self._listen.check_socket)
+        for each in {path, check_path}:
+            _claim(each)
         server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -62,35 +77,39 @@ class Sidecar:
             ]
         )
         server.add_generic_rpc_handlers((self._handlers(),))
-        healthy = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-        names = (AUTHORIZATION, ACCESS_LOG, decisions.SERVICE, status.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        healthy = health.Health(server)
+        names = (AUTHORIZATION, ACCESS_LOG, decisions.SERVICE, status.SERVICE, health.SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
+        methods: dict[str, Answerer] = {f"/{AUTHORIZATION}/Check": self._checks, f"/{health.SERVICE}/Check": healthy}
+        listener = Listener(methods, steady=time.monotonic_ns) if check_path != path else None
 
         with _umask(0o177):
             server.add_insecure_port(f"unix:{path}")
             await server.start()
-        await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+            if listener is not None:
+                await listener.start(_bound(check_path))
+        await healthy.set("", True)
         following = asyncio.create_task(self._follow_bundle(healthy))
-        _log.info("serving", extra={"socket": str(path), "bundle": self._engine.bundle.digest})
+        _log.info("serving", extra={"socket": str(path), "check": str(check_path), "bundle": self._engine.bundle.digest})
 
         await self._stopping.wait()
         following.cancel()
         # Envoy looks several times a second: it has stopped sending before the server stops taking.
-        await healthy.enter_graceful_shutdown()
+        await healthy.drain()
         _log.info("draining", extra={"drain_s": self._listen.drain_s})
         await asyncio.sleep(self._listen.drain_s)
         # An access-log stream never ends by itself: left open it would take the whole grace.
         self._draining.set()
-        await server.stop(self._listen.grace_s)
+        if listener is not None:
+            await asyncio.gather(listener.stop(self._listen.grace_s), server.stop(self._listen.grace_s))
+            _leave(check_path)
+        else:
+            await server.stop(self._listen.grace_s)
         _log.info("stopped")
 
-    async def _follow_bundle(self, healthy: health.aio.HealthServicer) -> None:
-        """The health of `authz.bundle`: NOT_SERVING while the folder holds a bundle that was refused."""
-        serving = health_pb2.HealthCheckResponse
+    async def _follow_bundle(self, healthy: health.Health) -> None:
         while True:
-            refused = bool(self._engine.source.status.refused)
-            await healthy.set(BUNDLE_HEALTH, serving.NOT_SERVING if refused else serving.SERVING)
+            await healthy.set(health.BUNDLE, not self._engine.source.status.refused)
             await asyncio.sleep(_BUNDLE_LOOK_S)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
@@ -103,21 +122,34 @@ class Sidecar:
             decisions.Decisions(self._engine, self._draining).handler(),
         )
 
+    def _tenant(self, request: Request) -> str:
+        engine = self._engine
+        return engine.authenticator.recognise(request, engine.bundle.directory, engine.clock())
+
+    def _void(self, reservation_id: str) -> None:
+        self._engine.settle(Receipt(reservation_id, "", Outcome.NOT_SENT, 0, None))
+
     async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        try:
-            request = decode_check(raw, _traceparent(context))
-        except Refused as refused:
-            return encode(self._engine.pdp.reject(refused))
-        decision = self._engine.pdp.decide(request)
-        if isinstance(decision, Allow):
-            reservation_id = decision.reservation_id
+        line, left_s = _GrpcLine(), context.time_remaining()
+        deadline_ns = time.monotonic_ns() + int(left_s * 1e9) if left_s is not None else None
+        call = Call(line, 0, raw, _traceparent(context), deadline_ns)
 
-            def void_if_unheard(ended: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-                if ended.cancelled():
-                    self._engine.settler.void(reservation_id)
+        def give_back_if_unheard(ended: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            # By `done`: `cancelled` says no of a call whose handler was stopped, whoever stopped it.
+            if not ended.done():
+                call.cancel()
+                if line.unheard is not None:
+                    line.unheard()
 
-            context.add_done_callback(void_if_unheard)  # type: ignore[arg-type]  # the stubs call a plain callable a class
-        return encode(decision)
+        context.add_done_callback(give_back_if_unheard)  # type: ignore[arg-type]  # the stubs call a plain callable a class
+        began_s = time.monotonic()
+        self._checks(call)
+        answer = await line.answered
+        if time.monotonic() - began_s > _SLOW_S:
+            await asyncio.sleep(_NOTICE_S)
+        if answer is None:
+            await context.abort(grpc.StatusCode.UNKNOWN, "the decision failed")
+        return answer
 
     def _settle(self, raw: bytes) -> None:
         """Settles one message's receipts; one that cannot be read is told and does not end the stream for those after it."""
@@ -165,6 +197,28 @@ def _traceparent(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
     return ""
 
 
+class _GrpcLine:
+    """Of one call on grpcio. `answered` comes to None where the decision failed."""
+
+    def __init__(self) -> None:
+        self.answered: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self.unheard: Unheard | None = None
+
+    def answer(self, stream: int, message: bytes, unheard: Unheard | None = None) -> None:
+        if not self.answered.done():
+            self.answered.set_result(message)
+            self.unheard = unheard
+        elif unheard is not None:
+            unheard()
+
+    def fail(self, stream: int, status: int, message: str) -> None:
+        if not self.answered.done():
+            self.answered.set_result(None)
+
+    def flush(self) -> None:
+        """gRPC sends when it likes."""
+
+
 class _Several(grpc.GenericRpcHandler):
     """Several services behind one handler, each asked in turn."""
 
@@ -195,6 +249,20 @@ def _claim(path: Path) -> None:
         except OSError as error:
             raise ConfigError(str(path), f"cannot be tried: {(error.strerror or '').lower()}") from None
     raise ConfigError(str(path), "another process serves on it")
+
+
+def _bound(path: Path) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        bound.bind(str(path))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(str(path), f"cannot be bound: {(error.strerror or str(error)).lower()}") from None
+    return bound
+
+
+def _leave(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,11 @@ from msgspec import Meta, Struct, field, structs
 from authz.errors import ConfigError
 from authz.yamlfile import Source, read_yaml
 
+MAX_WORKERS: Final = 64
+
 _MOST_NAMES: Final = 1_000
+_MOST_WAITING: Final = 100_000
+UNIX: Final = "unix:"
 
 
 class UpstreamKeyFront(Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,13 +39,41 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str = ""
     keys: tuple[UpstreamKeyFront, ...] = ()
 
+    @property
+    def url(self) -> str:
+        """Where requests go, without a path."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
-    """socket: the Unix socket of this process, made with mode 0600 · drain_s: how long NOT_SERVING is shown before the stop."""
+    """Where Envoy finds this process.
+
+    socket     a Unix socket, made with mode 0600: the access log, health, our own services, and Check
+    transport  `native`: Check has a socket of its own beside it, with a server of ours; `grpcio`: all is on one
+    workers    processes of `authz serve`, each with sockets of its own
+    queue      how many Checks may wait for a decision, counted once for every 64 KiB of body; who comes then is a 503
+    drain_s    how long NOT_SERVING is shown before the stop · grace_s: how long it then waits for what is under way
+    """
 
     socket: str = "run/authz.sock"
+    transport: Literal["native", "grpcio"] = "native"
+    workers: int = 1
+    queue: int = 1024
     drain_s: float = 2.0
     grace_s: float = 5.0
+
+    @property
+    def check_socket(self) -> str:
+        """Where Check is asked: of `run/authz.sock`, `run/authz.check.sock`."""
+        return self.socket if self.transport == "grpcio" else _beside(self.socket, "check")
+
+    def each(self) -> tuple[Listen, ...]:
+        """Of each worker: of `run/authz.sock`, `run/authz.0.sock` and so on; a process that is alone has it as it stands."""
+        if self.workers == 1:
+            return (self,)
+        return tuple(
+            structs.replace(self, socket=_beside(self.socket, str(number)), workers=1) for number in range(self.workers)
+        )
 
 
 class TlsFront(Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +165,42 @@ class Records(Struct, frozen=True, forbid_unknown_fields=True):
     keep: int = 10
 
 
+class AdminSecret(Struct, frozen=True, forbid_unknown_fields=True):
+    """A secret that signs a user of the directory in, by its digest: `authz admin secret` makes one."""
+
+    user: Annotated[str, Meta(min_length=1)]
+    digest: Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$")]
+
+
+class Oidc(Struct, frozen=True, forbid_unknown_fields=True):
+    """Sign-in at an identity provider: one of the directory's `issuers`, by what its tokens have for `iss`.
+
+    authorize, token   the provider's endpoints
+    client_id          ours there: the audience of the tokens that sign in, and no audience of requests for inference
+    client_secret_env  the environment variable with our secret there; empty for a public client, which PKCE proves
+    """
+
+    issuer: str
+    authorize: str
+    token: str
+    client_id: Annotated[str, Meta(min_length=1)]
+    client_secret_env: str = ""
+    scope: str = "openid"
+
+
+class AdminFront(Struct, frozen=True, forbid_unknown_fields=True):
+    """The admin API and its page, of `authz serve`.
+
+    listen  a loopback address such as `127.0.0.1:9901`, or `unix:run/admin.sock`; empty for none
+    url     where browsers find it, if a proxy with TLS stands before it: `https://authz.example.com`
+    """
+
+    listen: str = ""
+    url: str = ""
+    secrets: tuple[AdminSecret, ...] = ()
+    oidc: Oidc | None = None
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """bundle: the folder with schema, policies, directory, models and quotas · store: `sqlite:///…`.
 
@@ -153,6 +221,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: MetricsFront = MetricsFront()
     otlp: Otlp = Otlp()
     alerts: Alerts = Alerts()
+    admin: AdminFront = AdminFront()
     reservation_ttl_s: int = 900
     retention_days: int = 90
     replicas: int = 1
@@ -177,6 +246,11 @@ def read_settings(path: Path) -> Settings:
     if settings.reload.poll_s < 0.1:
         raise source.fail(("reload", "poll_s"), "reload.poll_s: expected at least 0.1 seconds")
     _check_telemetry(source, settings)
+    if not 1 <= settings.listen.workers <= MAX_WORKERS:
+        raise source.fail(("listen", "workers"), f"listen.workers: expected 1 to {MAX_WORKERS}")
+    if not 8 <= settings.listen.queue <= _MOST_WAITING:
+        raise source.fail(("listen", "queue"), f"listen.queue: expected 8 to {_MOST_WAITING}")
+    _check_admin(source, settings.admin)
     if settings.envoy.max_body_bytes < 1024:
         raise source.fail(("envoy", "max_body_bytes"), "envoy.max_body_bytes: expected at least 1024 bytes")
     return Settings(
@@ -190,9 +264,7 @@ def read_settings(path: Path) -> Settings:
             key_file=_absolute(base, settings.upstream.key_file),
             keys=tuple(structs.replace(key, key_file=_absolute(base, key.key_file)) for key in settings.upstream.keys),
         ),
-        listen=Listen(
-            socket=_absolute(base, settings.listen.socket), drain_s=settings.listen.drain_s, grace_s=settings.listen.grace_s
-        ),
+        listen=structs.replace(settings.listen, socket=_absolute(base, settings.listen.socket)),
         envoy=EnvoyFront(
             listen=settings.envoy.listen,
             admin_socket=_absolute(base, settings.envoy.admin_socket),
@@ -207,6 +279,7 @@ def read_settings(path: Path) -> Settings:
         metrics=settings.metrics,
         otlp=structs.replace(settings.otlp, ca_file=_absolute(base, settings.otlp.ca_file)),
         alerts=settings.alerts,
+        admin=structs.replace(settings.admin, listen=_absolute_listen(base, settings.admin.listen)),
         reservation_ttl_s=settings.reservation_ttl_s,
         retention_days=settings.retention_days,
         replicas=settings.replicas,
@@ -258,12 +331,39 @@ def _check_telemetry(source: Source, settings: Settings) -> None:
         raise source.fail(("envoy", "trace_to"), "envoy.trace_to: expected a loopback address and port, like `127.0.0.1:4317`")
 
 
+def _check_admin(source: Source, admin: AdminFront) -> None:
+    if admin.listen and not admin.listen.startswith(UNIX) and not _is_loopback(admin.listen):
+        problem = "admin.listen: expected a loopback address and port, like `127.0.0.1:9901`, or `unix:PATH`"
+        raise source.fail(("admin", "listen"), problem)
+    url = urlsplit(admin.url)
+    if admin.url and (url.scheme not in ("http", "https") or not url.hostname or f"{url.scheme}://{url.netloc}" != admin.url):
+        raise source.fail(("admin", "url"), "admin.url: expected an origin like `https://authz.example.com`, without a path")
+    if url.scheme == "http" and not _is_loopback(url.netloc.replace("localhost", "127.0.0.1")):
+        raise source.fail(("admin", "url"), "admin.url: expected https, or a loopback address and port")
+    if admin.oidc is not None:
+        for name in ("authorize", "token"):
+            address = urlsplit(getattr(admin.oidc, name))
+            if address.scheme != "https" and not (address.scheme == "http" and _is_loopback(address.netloc)):
+                raise source.fail(("admin", "oidc", name), f"admin.oidc.{name}: expected an address with https://")
+        if not admin.url and admin.listen.startswith(UNIX):
+            raise source.fail(("admin",), "admin: expected `url`, where the identity provider sends browsers back to")
+
+
 def _is_loopback(listen: str) -> bool:
     host, _, port = listen.rpartition(":")
     try:
         return ip_address(host.strip("[]")).is_loopback and 0 < int(port) < 65_536
     except ValueError:
         return False
+
+
+def _beside(socket: str, word: str) -> str:
+    path = Path(socket)
+    return str(path.with_name(f"{path.stem}.{word}{path.suffix}"))
+
+
+def _absolute_listen(base: Path, listen: str) -> str:
+    return f"{UNIX}{base / listen.removeprefix(UNIX)}" if listen.startswith(UNIX) else listen
 
 
 def _absolute(base: Path, path: str) -> str:

@@ -51,6 +51,7 @@ class Settler:
     doubted  counts an answer whose usage is odd
     refused  counts an answer in which the upstream refused, by status
     limited  learns what the upstream says of its own limits: the key's id, the model
+    unknown  counts a report on a reservation that nobody made: forged, or of one that was forgotten long ago
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class Settler:
         doubted: Callable[[Doubt], None] = lambda doubt: None,
         refused: Callable[[int], None] = lambda status: None,
         limited: Callable[[str, str, tuple[UpstreamLimit, ...]], None] = lambda upstream, model, limits: None,
+        unknown: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._clock, self._record = store, clock, record
         self._observe, self._alerted, self._doubted = observe, alerted, doubted
-        self._refused, self._limited = refused, limited
+        self._refused, self._limited, self._unknown = refused, limited, unknown
 
     def settle(self, receipt: Receipt) -> Change:
         """What the enforcement point reports of a request, in amounts."""
@@ -78,6 +80,8 @@ class Settler:
             else self._store.find_by_request(receipt.request_id)
         )
         if reservation is None:
+            if receipt.reservation_id:  # without one it is of a request that was denied
+                self._unknown()
             return Change(changed=False, state=None)
 
         # 2 what it owes

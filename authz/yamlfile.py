@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import yaml
+from msgspec import inspect
 
 from authz.errors import ConfigError
 
@@ -23,6 +24,7 @@ MAX_BYTES: Final = 32 * 1024 * 1024
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _AT: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`$")
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`$")
+_ENUM: Final = re.compile(r"invalid enum value '(.*)'$", re.IGNORECASE | re.DOTALL)
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 
 
@@ -53,6 +55,14 @@ class Source:
     def fail(self, path: tuple[str | int, ...], problem: str) -> ConfigError:
         """An error at the value that `path` names, for checks that come after the types."""
         return self.fail_at(self.place(path), problem)
+
+    def fail_key(self, path: tuple[str | int, ...], problem: str) -> ConfigError:
+        """An error at the last name of `path` itself, where that is what is wrong."""
+        node = self._find(path[:-1])
+        keys = [key for key, _ in node.value if key.value == path[-1]] if isinstance(node, yaml.MappingNode) else []
+        if not keys:
+            return self.fail(path, problem)
+        return self.fail_at(Place(keys[0].start_mark.line + 1, keys[0].start_mark.column + 1), problem)
 
     def place(self, path: tuple[str | int, ...]) -> Place | None:
         """Where the value at `path` stands, or as much of the way there as exists."""
@@ -108,23 +118,20 @@ class Source:
         try:
             return msgspec.convert(self.data if self.data is not None else {}, kind)
         except msgspec.ValidationError as error:
-            problem, path = self._explain(str(error), kind)
-            raise self.fail(path, problem) from None
+            raise self._explain(str(error), kind) from None
 
-    def _explain(self, text: str, kind: type[Any]) -> tuple[str, tuple[str | int, ...]]:
+    def _explain(self, text: str, kind: type[Any]) -> ConfigError:
         """Splits msgspec's message into problem and path, and finds the names that it leaves out of maps (`[...]`)."""
         match = _AT.search(text)
-        problem = _AT.sub("", text)
         path: tuple[str | int, ...] = ()
         for name, index in _STEP.findall(match.group(1)) if match else ():
             step = self._culprit(path, kind, text) if index == "..." else int(index) if index else name
             path = (*path, step)
-        unknown = _UNKNOWN.search(problem)
-        if unknown:
-            path, problem = (*path, unknown.group(1)), "unknown field"
+        problem, unknown = explained(_AT.sub("", text), kind, path)
+        path = (*path, unknown) if unknown else path
         where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
-        problem = problem[:1].lower() + problem[1:]
-        return (f"{where}: {problem}" if where else problem), path
+        problem = f"{where}: {problem}" if where else problem
+        return self.fail_key(path, problem) if unknown else self.fail(path, problem)
 
     def _culprit(self, path: tuple[str | int, ...], kind: type[Any], text: str) -> str:
         """The key of the map at `path` whose entry alone makes the conversion fail with `text`."""
@@ -160,6 +167,52 @@ def read_text(path: Path, name: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(name, f"not UTF-8 at byte {error.start}") from None
+
+
+def explained(problem: str, kind: type[Any], path: tuple[str | int, ...]) -> tuple[str, str]:
+    """msgspec's message for the value at `path` of a `kind`, with what was expected where it leaves that out; and the name of
+    the field where the message is that there is none of that name."""
+    unknown, enum = _UNKNOWN.search(problem), _ENUM.search(problem)
+    if unknown is None and enum is None:
+        return problem[:1].lower() + problem[1:], ""
+    expected: list[str] = []
+    for found in _types_at(inspect.type_info(kind), path):
+        if isinstance(found, inspect.EnumType) and enum:
+            expected += [str(member.value) for member in found.cls]
+        elif isinstance(found, inspect.LiteralType) and enum:
+            expected += [str(value) for value in found.values]
+        elif isinstance(found, inspect.StructType) and unknown:
+            expected += [field.encode_name for field in found.fields]
+    wanted = f", expected {_one_of(expected)}" if expected else ""
+    if unknown is not None:
+        return f"unknown field{wanted}", unknown.group(1)
+    return f"invalid enum value '{enum.group(1) if enum else ''}'{wanted}", ""
+
+
+def _types_at(top: inspect.Type, path: tuple[str | int, ...]) -> list[inspect.Type]:
+    """What may stand at `path`: several where the type is a union."""
+    found = _members(top)
+    for step in path:
+        below: list[inspect.Type] = []
+        for each in found:
+            match each:
+                case inspect.StructType():
+                    below += [field.type for field in each.fields if field.encode_name == step]
+                case inspect.DictType():
+                    below.append(each.value_type)
+                case inspect.ListType() | inspect.VarTupleType():
+                    below.append(each.item_type)
+        found = [member for each in below for member in _members(each)]
+    return found
+
+
+def _members(kind: inspect.Type) -> list[inspect.Type]:
+    return list(kind.types) if isinstance(kind, inspect.UnionType) else [kind]
+
+
+def _one_of(names: list[str]) -> str:
+    quoted = [f"`{name}`" for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 
 def _refuse_depth(text: str, fail_at: Callable[[Place | None, str], ConfigError]) -> None:

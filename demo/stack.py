@@ -54,9 +54,11 @@ class Sidecar:
                 stderr=log,
                 env=environ,
             )
-        path = read_settings(self._config).listen.socket
+        each = read_settings(self._config).listen.each()
+        paths = [path for listen in each for path in (listen.socket, listen.check_socket)]
         wait_for(
-            "the sidecar's socket", lambda: _listens(path) or (self.process is not None and self.process.poll() is not None)
+            "the sidecar's sockets",
+            lambda: all(map(listens, paths)) or (self.process is not None and self.process.poll() is not None),
         )
         if self.process.poll() is not None:
             raise RuntimeError(f"the sidecar did not start: {self.log_path.read_text(errors='replace')[-2000:]}")
@@ -81,7 +83,7 @@ class Sidecar:
             process.wait()
 
 
-def _listens(path: str) -> bool:
+def listens(path: str) -> bool:
     """Whether somebody takes connections: a socket that a crash left behind is there and answers nobody."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -176,8 +178,8 @@ class Stack:
         self.wait_until_healthy()
 
     def wait_until_healthy(self) -> None:
-        """Until Envoy has seen the sidecar serve."""
-        wait_for("a healthy sidecar", lambda: self.envoy.stats("cluster.sidecar.membership_healthy").popitem()[1] >= 1)
+        """Until Envoy has seen the sidecar serve, on each of its sockets."""
+        wait_for("a healthy sidecar", self.envoy.sees_sidecar)
 
     def stop(self) -> None:
         self._resources.close()

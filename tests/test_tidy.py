@@ -17,7 +17,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if not path.name.endswith("_p
 
 FLOORS: list[set[str]] = [
     {"model", "reasons", "errors", "settings", "clock", "yamlfile", "audit"},
-    {"identity", "inference", "policy", "quota", "telemetry"},
+    {"identity", "inference", "policy", "quota", "telemetry", "transport"},
     {"bundle", "answers"},
     {"recording", "reporting"},
     {"verdicts"},

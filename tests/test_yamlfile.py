@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import pytest
 from msgspec import Struct
 
@@ -9,9 +11,15 @@ from authz.errors import ConfigError
 from authz.yamlfile import parse_yaml
 
 
+class Colour(StrEnum):
+    RED = "red"
+    GREEN = "green"
+
+
 class Item(Struct, forbid_unknown_fields=True):
     team: str
     count: int = 1
+    colour: Colour | None = None
 
 
 class Whole(Struct, forbid_unknown_fields=True):
@@ -23,7 +31,10 @@ class Whole(Struct, forbid_unknown_fields=True):
     ("text", "line", "column", "problem"),
     [
         ("items: {a: {team: x}, b: {team: 3}}", 1, 33, "items.b.team: expected `str`, got `int`"),
-        ("items: {}\nrows:\n- team: a\n  nope: 3", 4, 9, "rows[0].nope: unknown field"),
+        ("items: {}\nrows:\n- team: a\n  nope: 3", 4, 3, "rows[0].nope: unknown field, expected `team`, `count` or `colour`"),
+        ("items: {a: {team: x}}\nrow:\n- team: a", 2, 1, "row: unknown field, expected `items` or `rows`"),
+        ("items: {a: {team: x, nope:\n  [1]}}", 1, 22, "items.a.nope: unknown field, expected `team`, `count` or `colour`"),
+        ("items: {a: {team: x, colour: blue}}", 1, 30, "items.a.colour: invalid enum value 'blue', expected `red` or `green`"),
         ("items: {}\nitems: {}", 2, 1, "`items` stands twice"),
         ("items: [", 2, 1, "not YAML: did not find expected node content"),
         ("items: {a: {}}", 1, 12, "items.a: object missing required field `team`"),

@@ -24,15 +24,25 @@ class Administrator:
     there is no team: a user whom the directory does not have, or has disabled.
 
     principals  the same user in each team: of the directory, by `user`; or of a token, by `TokenReader.acting`
+    narrowed    of a secret with fewer roles than its key: the key with those. Both have to be allowed
     """
 
-    def __init__(self, bundle: Bundle, principals: Iterable[Principal], now_ns: int, *, name: str = "") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        principals: Iterable[Principal],
+        now_ns: int,
+        *,
+        name: str = "",
+        narrowed: Principal | None = None,
+    ) -> None:
         self._bundle, self.now_ns = bundle, now_ns
-        self._principals = tuple(principals)
+        self._principals, self._narrowed = tuple(principals), narrowed
         if not self._principals:
             raise NotPermitted(f"no user `{name}` in force in the directory, expected one of `users`")
         self.uid = self._principals[0].uid
-        self.roles = self._principals[0].roles
+        self.roles = (narrowed or self._principals[0]).roles
+        self.teams = tuple(principal.team for principal in self._principals)
 
     @classmethod
     def user(cls, bundle: Bundle, name: str, now_ns: int) -> Administrator:
@@ -41,8 +51,13 @@ class Administrator:
         return cls(bundle, (principal for principal in found if principal is not None), now_ns, name=name)
 
     def may(self, action: str, resource: Uid) -> bool:
+        return self._permitted(self._principals, action, resource) and (
+            self._narrowed is None or self._permitted((self._narrowed,), action, resource)
+        )
+
+    def _permitted(self, principals: Iterable[Principal], action: str, resource: Uid) -> bool:
         context = AdminContext(source_ip="", now_ns=self.now_ns)
-        verdicts = [self._bundle.policy.decide(each, action, (resource,), context) for each in self._principals]
+        verdicts = [self._bundle.policy.decide(each, action, (resource,), context) for each in principals]
         refused = any(verdict.forbidden or verdict.errors for verdict in verdicts)
         return not refused and any(verdict.allowed for verdict in verdicts)
 

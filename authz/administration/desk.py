@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
@@ -12,6 +14,17 @@ from authz.bundle import Bundle
 from authz.identity.issuing import Actor, Issued, Issuing, Unfit, shown
 from authz.identity.keys import IssuedKey
 from authz.model import Principal, Uid
+
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_DURATION: Final = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
+
+
+def duration_ns(text: str) -> int:
+    """A time such as `24h`, in nanoseconds. Raises `ValueError`."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"`{text}`, expected a number and one of s, m, h, d, such as `24h`")
+    return int(match[1]) * _UNITS_S[match[2]] * 1_000_000_000
 
 
 class State(StrEnum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from typing import Final, TypeVar
 
@@ -28,11 +29,14 @@ MAX_WATCHERS: Final = 16
 MAX_EXPLAINING: Final = 8
 """An explanation tries hundreds of variants: they are worked out one at a time, and so many may wait."""
 MAX_DAYS: Final = 366
+AT_ONCE: Final = 4
+"""So many decisions are worked out at a time, as in the library: more would only wait for each other inside the store."""
 
 _EFFECTS: Final = ("", "allow", "deny")
 _RETRY_S: Final = 1.0
 
 Asked = TypeVar("Asked", bound=Message)
+Decided = tuple[Decision, ...]
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -43,6 +47,7 @@ class Decisions:
         self._engine, self._draining = engine, draining
         self._explaining = asyncio.Lock()
         self._waiting = 0
+        self._threads = ThreadPoolExecutor(AT_ONCE, "authz-api")
 
     def handler(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -60,8 +65,8 @@ class Decisions:
 
     async def _decide(self, asked: wire.DecideRequest, context: Context) -> wire.DecideResponse:
         _require_request(asked, "request")
-        decided = self._engine.pdp.decide(encoding.request_of(asked.request))
-        self._give_back_if_unheard((decided,), context)
+        request = encoding.request_of(asked.request)
+        (decided,) = await self._decided(lambda: (self._engine.pdp.decide(request),), context)
         return encoding.decision(decided, with_key=asked.include_upstream_key)
 
     async def _decide_many(self, asked: wire.DecideManyRequest, context: Context) -> wire.DecideManyResponse:
@@ -69,8 +74,8 @@ class Decisions:
             raise invalid("requests", f"found {len(asked.requests)}", f"at most {MAX_REQUESTS}")
         for at, each in enumerate(asked.requests):
             _require_request(each, f"requests[{at}].request")
-        decided = self._engine.pdp.decide_many([encoding.request_of(each.request) for each in asked.requests])
-        self._give_back_if_unheard(decided, context)
+        requests = [encoding.request_of(each.request) for each in asked.requests]
+        decided = await self._decided(lambda: self._engine.pdp.decide_many(requests), context)
         return wire.DecideManyResponse(
             responses=[
                 encoding.decision(decision, with_key=each.include_upstream_key)
@@ -78,16 +83,26 @@ class Decisions:
             ]
         )
 
-    def _give_back_if_unheard(self, decided: tuple[Decision, ...], context: Context) -> None:
-        held = [decision.reservation_id for decision in decided if isinstance(decision, Allow)]
+    async def _decided(self, decide: Callable[[], Decided], context: Context) -> Decided:
+        """In a thread: a loop that waits for the store does not hear that a client has gone."""
+        deciding = asyncio.wrap_future(self._threads.submit(decide))
+        try:
+            decided = await asyncio.shield(deciding)
+        except asyncio.CancelledError:
+            deciding.add_done_callback(self._give_back)
+            raise
+        left_s = context.time_remaining()
+        if left_s is not None and left_s <= 0:
+            self._give_back(deciding)
+        return decided
 
-        def give_back(ended: Context) -> None:
-            if ended.cancelled():
-                for reservation_id in held:
-                    self._engine.settle(Receipt(reservation_id, "", Outcome.NOT_SENT, 0, None))
-
-        if held:
-            context.add_done_callback(give_back)  # type: ignore[arg-type]  # the stubs call a plain callable a class
+    def _give_back(self, deciding: asyncio.Future[Decided]) -> None:
+        """What was decided for a client who has gone."""
+        if deciding.cancelled() or deciding.exception() is not None:
+            return
+        for decision in deciding.result():
+            if isinstance(decision, Allow):
+                self._engine.settle(Receipt(decision.reservation_id, "", Outcome.NOT_SENT, 0, None))
 
     async def _settle(self, asked: wire.SettleRequest, context: Context) -> wire.SettleResponse:
         try:

@@ -39,7 +39,7 @@ def request_of(said: wire.InferenceRequest) -> Request:
         method=said.method,
         path=said.path,
         headers=tuple((header.name.lower(), header.value) for header in said.headers),
-        body=said.body,
+        body=None if said.body_left_out else said.body,
         request_id=said.request_id,
         source_ip=said.source_ip,
         peer=said.peer,

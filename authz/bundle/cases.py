@@ -35,7 +35,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from authz.errors import ConfigError
 from authz.reasons import Reason
-from authz.yamlfile import Source
+from authz.yamlfile import Source, explained
 
 MAX_CASES: Final = 10_000
 """In one bundle, with every combination of every matrix."""
@@ -289,10 +289,10 @@ def _convert(source: Source, layer: Layer, kind: type[T]) -> T:
         return msgspec.convert(_nested(layer), kind)
     except msgspec.ValidationError as error:
         problem, _, where = str(error).partition(" - at ")
-        unknown = _UNKNOWN.search(problem)
-        path: Path = (*_STEP.findall(where), *(unknown.groups() if unknown else ()))
-        problem = "unknown field" if unknown else problem[:1].lower() + problem[1:]
-        raise source.fail((*layer.at, *path[len(layer.under) :]), problem) from None
+        path: Path = tuple(_STEP.findall(where))
+        problem, unknown = explained(problem, kind, path)
+        at: Path = (*layer.at, *path[len(layer.under) :])
+        raise (source.fail_key((*at, unknown), problem) if unknown else source.fail(at, problem)) from None
 
 
 def _nested(layer: Layer) -> Any:
@@ -331,5 +331,4 @@ _PATHS: Final = (
     *(f"request.{name}" for name in CaseRequest.__struct_fields__),
     *(f"{part}.{name}" for part in ("spend", "window") for name in CasePercents.__struct_fields__),
 )
-_UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`$")
 _STEP: Final = re.compile(r"\.([A-Za-z_]+)")

@@ -123,6 +123,9 @@ def _expected() -> str:
 
 def _bytes(path: Path, shown: str) -> bytes:
     try:
+        if not path.is_file():  # a pipe or a device would be waited for, a link to nowhere fails below
+            path.stat()
+            raise ConfigError(shown, "expected a plain file")
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from authz.cli.admin import admin
 from authz.cli.audit import audit
 from authz.cli.budget import budget
 from authz.cli.check import check
@@ -40,6 +41,7 @@ for command in (
     health,
     keys,
     audit,
+    admin,
     usage,
     prices,
     check,

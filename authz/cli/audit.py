@@ -49,9 +49,8 @@ def list_entries(config: Path, user: str | None, subject: str | None, as_json: b
         show.as_json(found)
         return
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("no", "time", "who", "login", "what", "subject", "before → after", "why")
+    table = show.table("no", "time", "who", "login", "what", "subject", "before → after", "why")
     for entry in found:
         names = dict.fromkeys([*entry.before, *entry.after])
         changed = [

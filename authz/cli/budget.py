@@ -127,10 +127,18 @@ def _tell(applied: Applied, before: QuotaState, after: QuotaState) -> None:
 
 def _print(rows: list[BudgetRow]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(
-        "quota", "scope", "limit", "raised", "used", "left", "share", "resets at", "alerts reached", title="Budgets, USD"
+    table = show.table(
+        "quota",
+        "scope",
+        "limit",
+        "raised",
+        "used",
+        "left",
+        "share",
+        "resets at",
+        "alerts reached",
+        title="Budgets, USD",
     )
     for row in rows:
         share = "–" if row.percent is None else f"{row.percent} %"
@@ -142,13 +150,19 @@ def _print(rows: list[BudgetRow]) -> None:
             row.used_usd,
             row.left_usd,
             f"[bold red]{share}, reached[/]" if row.reached else share,
-            row.resets_at,
+            _minute(row.resets_at),
             ", ".join(row.alerts_reached_usd),
         )
     show.console().print(table)
     if any(row.changes for row in rows):
-        changed = Table("quota", "scope", "time", "by", "who", "why", title="Changed by hand in this period")
+        changed = show.table("quota", "scope", "time", "by", "who", "why", title="Changed by hand in this period")
         for row in rows:
             for change in row.changes:
-                changed.add_row(*map(escape, (row.quota, row.scope, change.time, change.by_usd, change.who, change.why)))
+                cells = (row.quota, row.scope, _minute(change.time), change.by_usd, change.who, change.why)
+                changed.add_row(*map(escape, cells))
         show.console().print(changed)
+
+
+def _minute(moment: str) -> str:
+    """`2026-12-01 00:00 +01:00` of an ISO 8601 moment with seconds and an offset."""
+    return f"{moment[:10]} {moment[11:16]} {moment[19:]}"

@@ -20,20 +20,37 @@ _MAX_EXCERPT: Final = 300
 
 @click.command()
 @options.folder
+@click.option("--envoy", type=click.Path(path_type=Path, dir_okay=False), help="Check this Envoy configuration instead.")
 @options.as_json
-def check(folder: Path, as_json: bool) -> None:
-    """Errors, suspicious policies and failed cases of a bundle.
+def check(folder: Path, envoy: Path | None, as_json: bool) -> None:
+    """Errors, suspicious policies and failed cases of a bundle; or with `--envoy`, how an Envoy configuration goes round it.
 
     Exit 0 where there are none (notes do not count), 1 where there are, 2 where there is no such folder.
     """
     from authz.review.check import check as run
 
+    if envoy is not None:
+        _check_envoy(envoy, as_json)
+        return
     checked = run(folder, time.time_ns())
     if as_json:
         show.as_json(checked)
     else:
         print_checked(checked)
     show.leave(findings=not checked.clean)
+
+
+def _check_envoy(file: Path, as_json: bool) -> None:
+    from authz.envoy.inspection import inspect
+
+    findings = inspect(file)
+    if as_json:
+        show.as_json({"findings": findings})
+    else:
+        for finding in findings:
+            click.echo(shown(finding))
+        click.echo(_counted(len(findings), "way round", "ways round") if findings else "nothing goes round")
+    show.leave(findings=bool(findings))
 
 
 def print_checked(checked: Checked) -> None:

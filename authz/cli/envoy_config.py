@@ -16,17 +16,20 @@ _MAX_STREAM_S = 600
 @click.command("envoy-config")
 @shared.config
 @click.option("--socket", "sockets", multiple=True, help="A sidecar's socket, once for each process; by default the settings'.")
-def envoy_config(config: Path, sockets: tuple[str, ...]) -> None:
+@shared.workers
+def envoy_config(config: Path, sockets: tuple[str, ...], workers: int | None) -> None:
     """Print the bootstrap that makes Envoy ask this sidecar: `authz envoy-config > envoy.yaml; envoy -c envoy.yaml`."""
     from authz.envoy.bootstrap import EnvoyOptions, Tls, Upstream, render
     from authz.settings import read_settings
 
     settings = read_settings(config)
+    listens = shared.listens(settings.listen, sockets, workers)
     upstream, tls = settings.upstream, settings.envoy.tls
     options = EnvoyOptions(
         listen=settings.envoy.listen,
         admin_socket=settings.envoy.admin_socket,
-        sidecar_sockets=sockets or (settings.listen.socket,),
+        check_sockets=tuple(listen.check_socket for listen in listens),
+        sidecar_sockets=tuple(listen.socket for listen in listens),
         tls=Tls(**structs.asdict(tls)) if tls is not None else None,
         upstream=Upstream(host=upstream.host, port=upstream.port, tls=upstream.tls),
         max_body_bytes=settings.envoy.max_body_bytes,

@@ -92,10 +92,8 @@ def _asked(bundle: Bundle, request: dict[str, object]) -> Asked:
 
 def _recorded(bundle: Bundle, request: dict[str, object]) -> Asked:
     from authz.model import DecisionRecord
-    from authz.quota.definitions import parse_uid
     from authz.review.recordfile import read_records
-    from authz.review.replay import asked_of, time_ns
-    from authz.review.suite import principal_of
+    from authz.review.replay import asked_of, principal_of, time_ns
 
     wanted, file = str(request["decision_id"] or ""), Path(str(request["record"]))
     decisions = (record for record in read_records([file]) if isinstance(record, DecisionRecord))
@@ -105,10 +103,9 @@ def _recorded(bundle: Bundle, request: dict[str, object]) -> Asked:
     if found.principal is None or found.action is None:
         raise click.UsageError(f"--id: `{wanted}` was refused before it was known who asks for what: {found.message}")
     now_ns = time_ns(found.time)
-    try:
-        principal = principal_of(bundle, parse_uid(found.principal), found.team, now_ns)
-    except ValueError as error:
-        raise click.UsageError(f"--id: {error}") from None
+    principal = principal_of(bundle, found, now_ns)
+    if principal is None:
+        raise click.UsageError(f"--id: the bundle has no {found.principal} in force at {found.time}")
     return asked_of(bundle, found, principal, now_ns)
 
 
@@ -131,7 +128,6 @@ def _moment_ns(text: object) -> int:
 
 def _print(explanation: Explanation) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from authz.answers import duration, usd
     from authz.model import Meter
@@ -154,7 +150,7 @@ def _print(explanation: Explanation) -> None:
         console.print(f"\n[{style}]{policy.effect} {escape(policy.id)}: {policy.part}[/] {escape(policy.file)}:{policy.line}")
         console.print(escape(policy.text), style="dim")
     if explanation.quotas:
-        table = Table("quota", "scope", "limit", "used", "this request", "left before it", "resets in", title="Quotas")
+        table = show.table("quota", "scope", "limit", "used", "this request", "left before it", "resets in", title="Quotas")
         for shown in explanation.quotas:
             state = shown.state
             spend = state.meter is Meter.SPEND

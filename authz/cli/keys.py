@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -17,11 +16,7 @@ from authz.cli import acting, options, show
 if TYPE_CHECKING:
     from authz.administration import KeyDesk
 
-_NS: Final = 1_000_000_000
-_DAY_S: Final = 86_400
-_DAY_NS: Final = _DAY_S * _NS
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": _DAY_S}
-_DURATION: Final = re.compile(r"(\d{1,6})([smhd])")
+_DAY_NS: Final = 86_400 * 1_000_000_000
 _SHOWN: Final = 12
 
 _days = click.option("--days", type=click.IntRange(1, 3650), help="Expires after so many days.")
@@ -69,7 +64,12 @@ def rotate(secret: str, config: Path, user: str | None, overlap: str, days: int 
     SECRET is the start of a digest, or a key that has one secret in force. The old one works on until the overlap is over, and
     says so to whoever still uses it. Without --days the new one gets as long a life as the old one was given.
     """
-    overlap_ns = _duration_ns(overlap)
+    from authz.administration.desk import duration_ns
+
+    try:
+        overlap_ns = duration_ns(overlap)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--overlap") from None
     with _opened(config, user) as desk:
         rotated = desk.rotate(secret, overlap_ns=overlap_ns, life_ns=days * _DAY_NS if days else None, why=why)
     click.echo(rotated.issued.secret.reveal())
@@ -102,9 +102,8 @@ def list_keys(key: str | None, config: Path, user: str | None, every: bool, as_j
         show.as_json(rows)
         return
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("key", "team", "digest", "gen", "state", "created", "by", "expires", "last used", "roles", "note")
+    table = show.table("key", "team", "digest", "gen", "state", "created", "by", "expires", "last used", "roles", "note")
     for row in rows:
         cells = (row.key, row.team, row.digest[:_SHOWN], str(row.generation), row.state, row.created[:10], row.created_by)
         roles = "all" if row.roles is None else ", ".join(row.roles) or "none"
@@ -149,10 +148,3 @@ def _opened(config: Path, user: str | None) -> Iterator[KeyDesk]:
         yield KeyDesk(bundle, issuing, administrator, store.key_uses(), login=acting.login())
     finally:
         store.close()
-
-
-def _duration_ns(text: str) -> int:
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise click.BadParameter(f"`{text}`, expected a number and one of s, m, h, d, such as `24h`", param_hint="--overlap")
-    return int(match[1]) * _UNITS_S[match[2]] * _NS

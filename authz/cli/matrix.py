@@ -120,7 +120,6 @@ def _print(console: Console, found: Matrix, *, admin: bool) -> None:
 def _print_models(console: Console, found: Matrix, notes: dict[tuple[str, ...], int]) -> None:
     """Columns that say the same of everybody are one, and what nobody may use is a line below: few columns remain."""
     from rich.markup import escape
-    from rich.table import Table
 
     columns: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for action, resource in found.columns:
@@ -128,7 +127,7 @@ def _print_models(console: Console, found: Matrix, notes: dict[tuple[str, ...], 
         columns.setdefault(texts, []).append((action, resource))
     nobody = [use for texts, uses in columns.items() if set(texts) <= {_GLYPHS["deny"]} for use in uses]
     shown = {texts: uses for texts, uses in columns.items() if not set(texts) <= {_GLYPHS["deny"]}}
-    table = Table("", *(escape("\n".join(_uses(uses))) for uses in shown.values()))
+    table = show.table("", *(escape("\n".join(_uses(uses))) for uses in shown.values()))
     for at, row in enumerate(found.rows):
         table.add_row(escape(row.shown), *(texts[at] for texts in shown))
     console.print(table)
@@ -139,10 +138,9 @@ def _print_models(console: Console, found: Matrix, notes: dict[tuple[str, ...], 
 def _print_administration(console: Console, found: Matrix, notes: dict[tuple[str, ...], int]) -> None:
     """A column for each action; in the cell is on what it is allowed."""
     from rich.markup import escape
-    from rich.table import Table
 
     actions = list(dict.fromkeys(action for action, _ in found.columns))
-    table = Table("", *actions, show_lines=True)
+    table = show.table("", *actions, lines=True)
     for row in found.rows:
         texts = []
         for action in actions:
@@ -217,12 +215,11 @@ def _flat(moved: Moved) -> dict[str, str | int]:
 
 def _print_changed(console: Console, found: Sequence[Moved]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     if not found:
         console.print("no cell changed", style="green")
         return
-    table = Table("", "action", "on", "was", "now", "by")
+    table = show.table("", "action", "on", "was", "now", "by")
     for moved in found:
         access, style = moved.access, "red" if moved.more else "green"
         by = ", ".join(access.by) or f"no longer {', '.join(access.before)}"

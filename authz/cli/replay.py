@@ -87,7 +87,6 @@ def document(outcomes: Outcomes) -> dict[str, object]:
 
 def print_outcomes(outcomes: Outcomes) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from authz.answers import usd
 
@@ -97,7 +96,7 @@ def print_outcomes(outcomes: Outcomes) -> None:
         f"{outcomes.changed.total():,} would change"
     )
     if outcomes.changed:
-        table = Table("team", "model", "before", "after", "by", "decisions", "for example")
+        table = show.table("team", "model", "before", "after", "by", "decisions", "for example")
         for change, number in _ordered(outcomes):
             style = "red" if change.after == "allow" else "yellow"
             cells = (change.team, change.model, change.before, change.after, ", ".join(change.by))
@@ -106,7 +105,7 @@ def print_outcomes(outcomes: Outcomes) -> None:
         console.print(table)
     moved = {team: spend for team, spend in outcomes.spend.items() if spend.before_nanousd != spend.after_nanousd}
     if moved:
-        table = Table("team", "spent (USD)", "would have spent (USD)")
+        table = show.table("team", "spent (USD)", "would have spent (USD)")
         for team, spend in sorted(moved.items()):
             table.add_row(escape(team), usd(spend.before_nanousd), usd(spend.after_nanousd))
         console.print(table)

@@ -16,10 +16,12 @@ from authz.cli import options
 def serve(config: Path, socket: str | None, log_level: str) -> None:
     """Serve Check and the access log to Envoy on a Unix socket until SIGTERM, then drain."""
     import asyncio
+    import os
     import resource
+    import secrets
 
-    from msgspec.structs import replace
-
+    from authz.api.admin.app import Chance
+    from authz.api.admin.serving import serving
     from authz.compose import open_engine
     from authz.server import run
     from authz.settings import read_settings
@@ -28,6 +30,10 @@ def serve(config: Path, socket: str | None, log_level: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what is in this memory are secrets
     logs.configure(log_level.upper())
     settings = read_settings(config)
-    listen = replace(settings.listen, socket=str(Path(socket).resolve())) if socket else settings.listen
-    with open_engine(settings, serving=True).start() as engine:
+    (listen,) = options.listens(settings.listen, (socket,) if socket else ())
+    chance = Chance(token=lambda: secrets.token_urlsafe(32), choice=secrets.choice)
+    with (
+        open_engine(settings, serving=True).start() as engine,
+        serving(engine, settings.admin, chance, os.environ, watched=settings.reload.watch),
+    ):
         asyncio.run(run(engine, listen))

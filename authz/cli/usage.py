@@ -101,7 +101,6 @@ def _check(by: str | None, between: str, day: str | None, *, estimates: bool, as
 
 def _show_day(day: str, rows: list[KeyUsage], *, as_json: bool, as_csv: bool) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     if as_json:
         show.as_json({"day": day, "usage_by_key": rows})
@@ -111,7 +110,7 @@ def _show_day(day: str, rows: list[KeyUsage], *, as_json: bool, as_csv: bool) ->
         out.writerow(("key_name", "requests_today", "tokens_today", "estimated_cost_usd"))
         out.writerows((row.key_name, row.requests_today, row.tokens_today, row.estimated_cost_usd) for row in rows)
         return
-    table = Table("key", "requests today", "tokens today", "estimated cost (USD)", title=f"Usage on {day}")
+    table = show.table("key", "requests today", "tokens today", "estimated cost (USD)", title=f"Usage on {day}")
     for row in rows:
         table.add_row(escape(row.key_name), f"{row.requests_today:,}", f"{row.tokens_today:,}", row.estimated_cost_usd)
     show.console().print(table)
@@ -150,11 +149,10 @@ def _csv(report: UsageReport) -> None:
 
 def _print(report: UsageReport) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     columns = ("requests", "tokens in", "cached", "out", "estimated", "settled", "pending", "share of budgets now")
     title = f"Usage by {report.by.value}, {report.first_day} to {report.last_day}, cost in USD"
-    table = Table(report.by.value, *columns, title=title)
+    table = show.table(report.by.value, *columns, title=title)
     for line in (*report.lines, report.total):
         shares = (f"{each.quota} {each.percent:.1f} %" for each in line.budgets if each.percent)
         table.add_row(
@@ -169,7 +167,7 @@ def _print(report: UsageReport) -> None:
             escape("\n".join(shares)),
         )
     show.console().print(table)
-    budgets = Table("budget", "scope", "limit", "used", "share", "a day", "runs out", "resets at", title="Budgets, USD")
+    budgets = show.table("budget", "scope", "limit", "used", "share", "a day", "runs out", "resets at", title="Budgets, USD")
     for each in report.budgets:
         share = "–" if each.percent is None else f"{each.percent} %"
         runs_out = f"[bold red]{each.runs_out}[/]" if each.runs_out else "not in this period"
@@ -224,7 +222,6 @@ def _estimate(row: Calibrated) -> EstimateRow:
 
 def _show_estimates(uri: str, sees: Callable[[str], bool], *, as_json: bool) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from authz.store import open_store
 
@@ -237,7 +234,7 @@ def _show_estimates(uri: str, sees: Callable[[str], bool], *, as_json: bool) -> 
         show.as_json({"estimates": rows})
         return
     columns = ("key", "model", "samples", "expected output", "used of reserved, p50", "p90", "overshoots", "overshoot")
-    table = Table(*columns, title="Learned estimates, tokens")
+    table = show.table(*columns, title="Learned estimates, tokens")
     for row in rows:
         table.add_row(
             escape(row.key_name),

@@ -65,7 +65,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
 
     listen                "host:port"; port 0 takes a free one
     admin_socket          path of the admin interface's Unix socket
-    sidecar_sockets       one path for each authz process
+    sidecar_sockets       one path for each authz process: its access log
+    check_sockets         in the same order, where each answers Check; none for the same ones
     tls                   None only for clients on this machine, or behind something that ends TLS: keys travel in the clear
     max_body_bytes        a larger body is a 413
     max_upload_bytes      the same where a body is a file of audio: Groq's 25 MiB and the form around it
@@ -85,6 +86,7 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
     listen: str
     admin_socket: str
     sidecar_sockets: tuple[str, ...]
+    check_sockets: tuple[str, ...] = ()
     tls: Tls | None = None
     upstream: Upstream = Upstream()
     max_body_bytes: int = 1024 * 1024
@@ -107,7 +109,9 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
             raise _wrong("listen", "`host:port`", self.listen)
         if not self.sidecar_sockets:
             raise _wrong("sidecar_sockets", "at least one path", self.sidecar_sockets)
-        for path in (self.admin_socket, *self.sidecar_sockets):
+        if self.check_sockets and len(self.check_sockets) != len(self.sidecar_sockets):
+            raise _wrong("check_sockets", "as many as sidecar_sockets, or none", self.check_sockets)
+        for path in (self.admin_socket, *self.check_sockets, *self.sidecar_sockets):
             if not 0 < len(path.encode()) <= MAX_SOCKET_PATH_BYTES:
                 raise _wrong("a socket's path", f"1 to {MAX_SOCKET_PATH_BYTES} bytes", path)
         if self.tls is not None:
@@ -153,7 +157,8 @@ def render(options: EnvoyOptions) -> str:
         "upload_check_timeout": UPLOAD_CHECK_TIMEOUT,
         "check_timeout": f"{options.check_timeout_ms / 1000:.3f}s",
         "check_try_timeout": f"{options.check_try_timeout_ms / 1000:.3f}s",
-        "sidecars": [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in options.sidecar_sockets],
+        "check_endpoints": _endpoints(options.check_sockets or options.sidecar_sockets),
+        "sidecar_endpoints": _endpoints(options.sidecar_sockets),
         "upstream_authority": upstream.name,
         "upstream_host": upstream.host,
         "upstream_port": upstream.port,
@@ -182,6 +187,10 @@ _PLAIN: Final[dict[str, Any]] = {
     "typed_config": {"@type": f"{_PACKAGE}.raw_buffer.v3.RawBuffer"},
 }
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
+
+
+def _endpoints(paths: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in paths]
 
 
 def _check_tls(tls: Tls) -> None:

@@ -40,9 +40,16 @@ class Tokens(Protocol):
         """The principal of a token that holds in every way; `team` are the values of the header that chooses one."""
         ...
 
+    def recognise(self, token: str) -> str:
+        """The user of a token that held when it was last seen, as far as that is remembered; empty where it is not."""
+        ...
+
 
 class NoTokens:
     """For a directory without issuers."""
+
+    def recognise(self, token: str) -> str:
+        return ""
 
     def identify(self, token: str, team: tuple[str, ...], directory: Directory, now_ns: int) -> Principal | None:
         return None
@@ -86,6 +93,22 @@ class Authenticator:
                 self._excess()
                 raise Refused(Reason.RATE_LIMIT_EXCEEDED, "Too many invalid credentials from this address.") from None
             raise
+
+    def recognise(self, request: Request, directory: Directory, now_ns: int) -> str:
+        """Whose request this seems to be, cheaply and by what is in memory: a key's team, or the user of a token that was seen
+        before; empty for everybody else. For the order in which requests have their turn, and nothing more."""
+        try:
+            token = bearer(request)
+        except Refused:
+            principal = directory.principal_of_peer(request.peer, now_ns) if request.peer else None
+            return str(principal.team) if principal is not None else ""
+        if not keys.well_formed(token):
+            return self._tokens.recognise(token)
+        digest = keys.digest(token)
+        issued = self._ring.find(digest, now_ns)
+        key = issued.key if issued is not None else directory.key_of_digest(digest)
+        principal = directory.principal(key, now_ns) if key else None
+        return str(principal.team) if principal is not None else ""
 
     def _identify(self, request: Request, directory: Directory, now_ns: int) -> Identity:
         if request.peer and not request.header("authorization"):

@@ -104,7 +104,7 @@ def read_keys(body: bytes, algorithms: tuple[str, ...]) -> Keys:
     """The keys of a JWK set that can verify one of `algorithms`. Raises `FetchError` where there is none."""
     try:
         rows = msgspec.json.decode(body, type=_KeySet).keys
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise FetchError(f"not a JWK set: {error}") from None
     if len(rows) > MAX_KEYS:
         raise FetchError(f"{len(rows)} keys, expected at most {MAX_KEYS}")

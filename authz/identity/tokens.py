@@ -90,6 +90,12 @@ class TokenReader:
             raise Refused(Reason.INVALID_REQUEST, f"You are in the teams {names}: name one in `OpenAI-Project`.")
         return acting.get(chosen if chosen is not None else next(iter(acting), ""))
 
+    def recognise(self, token: str) -> str:
+        """The user of a token that held when it was last seen, as far as that is remembered; empty where it is not."""
+        with self._lock:
+            found = self._cache.get(hashlib.sha256(token.encode()).digest())
+        return f"{found.issuer.issuer} {found.user}" if found is not None else ""
+
     def acting(self, token: str, directory: Directory, now_ns: int) -> dict[str, Principal]:
         """The user of a token by each team in which they may act, for who shows them all at once; none for one that does not
         hold."""
@@ -125,8 +131,8 @@ class TokenReader:
     def _verify(self, token: str, directory: Directory, now_ns: int) -> Verified | None:
         header_part, payload_part, _ = token.split(".")
         try:
-            header = msgspec.json.decode(_decoded(header_part), type=_Header)
-            claimed = msgspec.json.decode(_decoded(payload_part), type=_Claimed)
+            header = msgspec.json.decode(decoded(header_part), type=_Header)
+            claimed = msgspec.json.decode(decoded(payload_part), type=_Claimed)
         except (msgspec.MsgspecError, Base64Error, ValueError, RecursionError):
             return None
         issuer = directory.issuers.get(claimed.iss)
@@ -151,7 +157,7 @@ class TokenReader:
         return _read(claims, issuer, version, now_ns)
 
 
-def _decoded(part: str) -> bytes:
+def decoded(part: str) -> bytes:
     return urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 

@@ -153,7 +153,7 @@ class StreamReader:
 def _tokens(said: str | bytes | Raw) -> _Tokens | None:
     try:
         return _TOKENS.decode(said)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 
@@ -165,5 +165,5 @@ def _within(nested: Raw) -> Raw:
 def _decode(data: bytes | Raw) -> _Answer | None:
     try:
         return _ANSWER.decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None

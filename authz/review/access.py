@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from authz.bundle import Bundle, files, world
-from authz.errors import ConfigError
 from authz.inference.pricebook import ModelSpec
 from authz.model import Principal, Uid
 from authz.policy import CedarText, Effect, Mode, Policy, Verdict, cedar, entities, read_schema
@@ -76,13 +75,13 @@ class Group(Struct, frozen=True):
 class Side:
     """A bundle and what a review looks up of it."""
 
-    def __init__(self, bundle: Bundle, schema_text: str) -> None:
-        self.bundle, self.schema_text = bundle, schema_text
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle, self.schema_text = bundle, bundle.schema
         self.table: Final = entities.table(world.entities(bundle.directory, bundle.prices))
         self.askers: Final = dict(_askers(bundle))
         self.readings: Final[Sequence[Reading]] = readings(bundle.policies)
         self.named: Final = frozenset(uid for policy in bundle.policies for uid in _named(policy))
-        parents = cedar.action_groups(read_schema(CedarText(files.SCHEMA, schema_text)))
+        parents = cedar.action_groups(read_schema(CedarText(files.SCHEMA, bundle.schema)))
         self._groups = {action: frozenset(_above(action, parents)) for action in parents}
         self._by_principal: dict[Match, list[int]] = defaultdict(list)
         for place, policy in enumerate(bundle.policies):
@@ -262,10 +261,7 @@ class Survey:
 
 def load(folder: Path) -> Side:
     """Raises `ConfigError`."""
-    bundle, parts = gate.load(folder), files.read_parts(folder)
-    if parts.digest != bundle.digest:
-        raise ConfigError(str(folder), "changed while it was read, expected it to stay as it is")
-    return Side(bundle, parts.texts[files.SCHEMA])
+    return Side(gate.load(folder))
 
 
 _BY_TOKEN: Final = ("chat", "respond", "embed", "batch")

@@ -52,7 +52,7 @@ _NOTHING_READ: Final = frozenset(
     }
 )
 """Refused before a bundle had a say: no bundle changes that."""
-_NOT_THE_BUNDLES: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.UPSTREAM_KEY_UNAVAILABLE})
+_NOT_THE_BUNDLES: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.UPSTREAM_KEY_UNAVAILABLE, Reason.OVERLOADED})
 
 
 class Change(Struct, frozen=True):
@@ -116,7 +116,7 @@ class Replay:
         if record.reason in _NOTHING_READ or record.principal is None or record.action is None:
             return
         now_ns = time_ns(record.time)
-        principal = self._principal(record, now_ns)
+        principal = principal_of(self._bundle, record, now_ns)
         if principal is None:
             self._judged(record, Reason.INVALID_API_KEY.value, (record.principal,))
             return
@@ -176,15 +176,6 @@ class Replay:
                 self._bench.fill(asked, charge, used)
                 self._seeded.add(charge.counter)
 
-    def _principal(self, record: DecisionRecord, now_ns: int) -> Principal | None:
-        assert record.principal is not None  # INVARIANT: `feed` looked
-        uid = parse_uid(record.principal)
-        directory = self._bundle.directory
-        if uid.type == "User":
-            team, roles = record.team or "", record.roles if record.roles is not UNSET else ()
-            return directory.user(uid.id, team, now_ns) or directory.guest(uid.id, team, roles)
-        return directory.principal(uid.id, now_ns)
-
     def _price(self, model: str) -> Price | None:
         found = self._bundle.prices.find(model)
         return found.price if isinstance(found, ModelSpec) else None
@@ -207,6 +198,17 @@ def run(bundle: Bundle, records: Iterable[Record]) -> Outcomes:
 def time_ns(text: str) -> int:
     """A record's moment. Raises `ValueError`."""
     return round(datetime.fromisoformat(text).timestamp() * 1000) * 1_000_000
+
+
+def principal_of(bundle: Bundle, record: DecisionRecord, now_ns: int) -> Principal | None:
+    """Who asked, as the bundle knows them; a user whom only their token's groups brought, with the roles that it gave."""
+    if record.principal is None:
+        return None
+    uid, directory = parse_uid(record.principal), bundle.directory
+    if uid.type == "User":
+        team, roles = record.team or "", record.roles if record.roles is not UNSET else ()
+        return directory.user(uid.id, team, now_ns) or directory.guest(uid.id, team, roles)
+    return directory.principal(uid.id, now_ns)
 
 
 def asked_of(bundle: Bundle, record: DecisionRecord, principal: Principal, now_ns: int) -> Asked:

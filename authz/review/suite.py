@@ -12,6 +12,7 @@ from msgspec import Struct
 from authz.bundle import Bundle, Case
 from authz.bundle.cases import CasePercents
 from authz.errors import ConfigError
+from authz.identity.directory import Directory
 from authz.model import Ask, Asked, Deny, Principal, Uid, Usage
 from authz.policy import AdminContext, Percents, Verdict
 from authz.quota.definitions import parse_uid
@@ -42,10 +43,12 @@ class Result(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """undecided  ids of policies that decided nothing in any case: neither determined an answer nor would have"""
+    """undecided  ids of policies that decided nothing in any case: neither determined an answer nor would have
+    policies   how many there are"""
 
     results: tuple[Result, ...]
     undecided: tuple[str, ...]
+    policies: int
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -64,7 +67,7 @@ class _Seen(Struct, frozen=True):
 def run(bundle: Bundle) -> Report:
     """Every case of the bundle."""
     results = tuple(run_case(bundle, case) for case in bundle.cases)
-    return Report(results, _undecided(bundle, results))
+    return Report(results, _undecided(bundle, results), len(bundle.policies))
 
 
 def run_case(bundle: Bundle, case: Case) -> Result:
@@ -88,12 +91,25 @@ def refuse_failures(report: Report) -> None:
 
 
 def principal_of(bundle: Bundle, uid: Uid, team: str | None, now_ns: int) -> Principal:
-    """The key, or the user acting in `team`. Raises `ValueError` for one that is not in force at that time."""
+    """The key, or the user acting in `team`. Raises `ValueError` for nobody, and for one that is not in force at that time."""
     directory = bundle.directory
     found = directory.user(uid.id, team or "", now_ns) if uid.type == "User" else directory.principal(uid.id, now_ns)
     if found is None:
-        raise ValueError(f"{uid} is disabled or expired at {datetime.fromtimestamp(now_ns // 10**9, UTC).isoformat()}")
+        raise ValueError(f"{uid} {_absence(directory, uid, team, now_ns)}")
     return found
+
+
+def _absence(directory: Directory, uid: Uid, team: str | None, now_ns: int) -> str:
+    if uid.type == "User":
+        teams = directory.users.get(uid.id)
+        if teams is None:
+            return "is no user of the directory"
+        if team not in teams:
+            some = ", ".join(f"`{name}`" for name in sorted(teams)) or "one, and the directory has them in none"
+            return f"acts in one of their teams, expected {some}"
+    elif uid.type != "Key" or uid.id not in directory.keys:
+        return "is no key of the directory"
+    return f"is disabled or expired at {datetime.fromtimestamp(now_ns // 10**9, UTC).isoformat()}"
 
 
 def _infer(bundle: Bundle, case: Case) -> _Seen:

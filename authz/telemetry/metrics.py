@@ -94,6 +94,9 @@ class Metrics:
         self._doubts = meter.create_counter(
             "authz.usage.doubts", description="Answered requests whose usage is missing or above its bound."
         )
+        self._unknown = meter.create_counter(
+            "authz.settlements.unknown", description="Reports on reservations that do not exist: forged, or forgotten long ago."
+        )
         self._bundle = bundle
         meter.create_observable_gauge(
             "authz.bundle.info", [self._info], description="1 for the bundle in force, named by its digest."
@@ -154,6 +157,9 @@ class Metrics:
     def doubted(self, doubt: str) -> None:
         """doubt  `missing` or `above_bound`"""
         self._doubts.add(1, {"doubt": doubt})
+
+    def unknown_reservation(self) -> None:
+        self._unknown.add(1)
 
     def used_replaced_key(self) -> None:
         self._replaced_keys.add(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from authz.model import Record
 
@@ -48,23 +48,29 @@ class Watcher:
             return None, dropped
 
 
+class Watches(Protocol):
+    """Whoever is told of records. Must not wait, and not raise."""
+
+    def offer(self, record: Record) -> None: ...
+
+
 class Watched:
     """Passes records on, and to the watchers. Safe in threads."""
 
     def __init__(self, onwards: Callable[[Record], None]) -> None:
         self._onwards = onwards
         self._lock = threading.Lock()
-        self.watchers: tuple[Watcher, ...] = ()
+        self.watchers: tuple[Watches, ...] = ()
 
     def record(self, record: Record) -> None:
         self._onwards(record)
         for watcher in self.watchers:
             watcher.offer(record)
 
-    def add(self, watcher: Watcher) -> None:
+    def add(self, watcher: Watches) -> None:
         with self._lock:
             self.watchers = (*self.watchers, watcher)
 
-    def remove(self, watcher: Watcher) -> None:
+    def remove(self, watcher: Watches) -> None:
         with self._lock:
             self.watchers = tuple(each for each in self.watchers if each is not watcher)

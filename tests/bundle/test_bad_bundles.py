@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,17 @@ BAD = [
     ("analytics.cedar", "context.spend.org.percent", "context.spend.orgs.percent", "orgs", "attribute `spend.orgs`"),
     ("chatbot.cedar", '"chatbot-models"', '"analytics-cheapest"', '@id("analytics-cheapest")', "the id `analytics-cheapest`"),
     ("analytics.cedar", ">= 80 };", ">= 80 }", "", "unexpected end of input"),
+    ("chatbot.cedar", "permit (", "premit (", "premit", "invalid policy effect: premit"),
+    ("chatbot.cedar", "  action in", "  acton in", "acton", "invalid variable in the policy scope: acton"),
+    ("chatbot.cedar", "when {", "wen {", "wen", "invalid policy condition: wen"),
+    ("schema.cedarschema", "  tools: Bool,", "  tools: Bool,,", ",", "unexpected token `,`"),
+    ("schema.cedarschema", "type Administration = {", "type Administration {", "{", "unexpected token `{`"),
     ("schema.cedarschema", "entity Team in [Org]", "entity Team in [Orgg]", "Orgg", "failed to resolve type: Orgg"),
     ("schema.cedarschema", "  tools: Bool,", "  tools: Bol,", "Bol", "Bol"),
     ("directory.yaml", "analytics-reports: {team: analytics", "analytics-reports: {team: analytic", "analytic", "unknown team"),
     ("directory.yaml", "roles: [reader]", "roles: [raeder]", "raeder", "unknown role `raeder`"),
     ("directory.yaml", "  dev: {", '  "dev\\u200b": {', "", "expected letters, digits"),
-    ("directory.yaml", "keys:\n", "keys:\n  x: {team: chatbot, secret: abc}\n", "abc", "unknown field"),
+    ("directory.yaml", "keys:\n", "keys:\n  x: {team: chatbot, secret: abc}\n", "secret", "unknown field, expected `team`"),
     ("models.yaml", '"0.0375"', '"0.0375x"', '"0.0375x"', "expected an amount in USD"),
     ("models.yaml", "groups: [cheapest]", "groups: [chepest]", "chepest", "unknown group `chepest`"),
     ("models.yaml", "replacement: openai/gpt-oss-20b", "replacement: gpt-5", "gpt-5", "unknown model `gpt-5`"),
@@ -41,7 +47,7 @@ BAD = [
     ("tests/models.yaml", 'Key::"chatbot-prod"', 'Key::"nobody"', 'Key::"nobody"', "is no key and no user"),
     ("tests/models.yaml", "model: openai/gpt-oss-120b", "model: openai/gpt-oss-121b", "openai/gpt-oss-121b", "unknown model"),
     ("tests/limits.yaml", "used: {org-spend", "used: {org-spent", "{org-spent: 500 USD}", "there is no quota `org-spent`"),
-    ("tests/limits.yaml", "reason: spend_cap_reached", "reason: spent", "spent", "invalid enum value"),
+    ("tests/limits.yaml", "reason: spend_cap_reached", "reason: spent", "spent", "invalid enum value 'spent', expected"),
     ("tests/administration.yaml", "team: research\n", "team: nowhere\n", "nowhere", "acts in one of its teams"),
     ("tests/administration.yaml", "action: key.create", "action: key.crate", "key.crate", "unknown action `key.crate`"),
     ("tests/administration.yaml", "resource: Org::", "model: Org::", "{action", "expected `resource` and no `model`"),
@@ -104,6 +110,17 @@ def test_no_policy_file_and_no_folder_are_errors(tmp_path: Path) -> None:
         load_bundle(tmp_path / "nowhere")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    folder = copy(tmp_path)
+    os.mkfifo(folder / "more.cedar")
+    with pytest.raises(ConfigError, match=r"more\.cedar: expected a plain file"):
+        load_bundle(folder)
+    (folder / "more.cedar").unlink()
+    (folder / "more.cedar").symlink_to("nowhere.cedar")
+    with pytest.raises(ConfigError, match=r"more\.cedar: cannot be read: no such file"):
+        load_bundle(folder)
+
+
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     folder = copy(tmp_path)
     (folder / "extra.cedar").write_bytes(b"// \xe9\n")
@@ -119,7 +136,8 @@ def test_a_schema_that_the_engine_does_not_fit_is_refused(tmp_path: Path) -> Non
     assert caught.value.file.endswith("schema.cedarschema")
     edit(folder, "schema.cedarschema", "  tool: Bool,", "  tools: Bool,")
     edit(folder, "schema.cedarschema", "entity Key in [User, Team, Role] { team: Team }", "entity Key in [User, Team, Role]")
-    edit(folder, "administration.cedar", "when { principal in resource.team };", ";")
+    for _ in ("developer", "reader"):
+        edit(folder, "administration.cedar", "when { principal in resource.team };", ";")
     with pytest.raises(ConfigError, match='Key::"chatbot-prod": '):
         load_bundle(folder)
 

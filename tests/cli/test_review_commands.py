@@ -26,7 +26,7 @@ def document(*arguments: str | Path) -> Any:
 
 def test_a_suite_that_passes_is_one_line_and_0() -> None:
     done = run("test", REFERENCE)
-    assert (done.exit_code, done.output) == (0, "23 passed, 0 failed\n")
+    assert (done.exit_code, done.output) == (0, "25 passed, 0 failed\n")
     assert "request 500 of the minute is allowed" in run("test", REFERENCE, "-v").output
 
 
@@ -37,15 +37,16 @@ def test_a_case_that_fails_has_its_place_and_exit_1(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert f"FAIL {folder}/tests/models.yaml:3 the chatbot answers on the large model" in done.output
     assert "expected allow, got deny (`model_not_available`)" in done.output
-    assert done.output.endswith("22 passed, 1 failed\n")
+    assert done.output.endswith("24 passed, 1 failed\n")
     found = document("test", folder)
-    assert (found["passed"], found["failed"]) == (22, 1)
+    assert (found["passed"], found["failed"]) == (24, 1)
     (failed,) = (case for case in found["cases"] if not case["passed"])
     assert (failed["effect"], failed["reason"], failed["line"]) == ("deny", "model_not_available", 3)
 
 
 def test_coverage_is_a_finding(tmp_path: Path) -> None:
-    assert run("test", REFERENCE, "--coverage").exit_code == 0
+    covered = run("test", REFERENCE, "--coverage")
+    assert (covered.exit_code, "8 of 8 policies decide a case" in covered.output) == (0, True)
     folder = copy(tmp_path)
     (folder / "tests" / "administration.yaml").unlink()
     done = run("test", folder, "--coverage")
@@ -94,7 +95,9 @@ def test_an_explanation_looks_at_the_live_quotas(tmp_path: Path) -> None:
     ("arguments", "problem"),
     [
         (("--model", "x"), "expected `--principal` and `--model`"),
-        (("--principal", "nobody", "--model", "x"), "is disabled or expired"),
+        (("--principal", "nobody", "--model", "x"), 'Key::"nobody" is no key of the directory'),
+        (("--principal", 'User::"nobody"', "--model", "x"), 'User::"nobody" is no user of the directory'),
+        (("--principal", 'User::"dev"', "--model", "x"), 'User::"dev" acts in one of their teams, expected `chatbot`'),
         (("--principal", "chatbot-prod", "--model", "x", "--at", "2026-11-30"), "expected a time with an offset"),
         (("--config", "authz.yaml", "--principal", "chatbot-prod", "--model", "x"), "not both"),
     ],

@@ -88,12 +88,13 @@ def test_clients_without_one_use_another_envoy_before_the_same_sidecar(office: O
         listen="127.0.0.1:0",
         admin_socket=str(folder / "b.sock"),
         sidecar_sockets=(office.client.stack.settings.listen.socket,),
+        check_sockets=(office.client.stack.settings.listen.check_socket,),
         tls=Tls(str(folder / "envoy.crt"), str(folder / "envoy.key")),
         access_log="/dev/null",
     )
     (folder / "second").mkdir()
     with Envoy(folder / "second", render(options), options.admin_socket) as envoy:
-        wait_for("a healthy sidecar", lambda: envoy.stats("cluster.sidecar.membership_healthy").popitem()[1] == 1)
+        wait_for("a healthy sidecar", envoy.sees_sidecar)
         context = ssl.create_default_context(cafile=str(office.ours.ca_file))
         context.load_cert_chain(*map(str, office.ours.client("unasked", CHATBOT)))
         url, key = envoy.url.replace("http://", "https://"), office.client.keys["research-lab"]

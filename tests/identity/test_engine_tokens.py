@@ -47,7 +47,7 @@ issuers:
 @pytest.fixture
 def place(config: Path) -> Iterator[Place]:
     with opened_at(config) as found:
-        found.engine._key_sets.refresh(found.engine.bundle.directory.issuers.values(), found.time())
+        found.engine.key_sets.refresh(found.engine.bundle.directory.issuers.values(), found.time())
         yield found
 
 
@@ -109,7 +109,7 @@ def test_a_disabled_team_is_disabled_in_one_place(config: Path) -> None:
     for case in (config.parent / "policies/tests").glob("*.yaml"):
         case.unlink()
     with opened_at(config) as place:
-        place.engine._key_sets.refresh(place.engine.bundle.directory.issuers.values(), place.time())
+        place.engine.key_sets.refresh(place.engine.bundle.directory.issuers.values(), place.time())
         assert isinstance(decided(place, token()), Deny)
         assert isinstance(decided(place, place.issue("chatbot-prod")), Deny)
         assert isinstance(decided(place, "", peer=SPIFFE), Deny)
@@ -137,7 +137,7 @@ def test_recorded_tokens_and_narrowed_secrets_are_decided_again_alike(config: Pa
         f'@id("owners-large") permit (principal in Role::"owner", action in Action::"infer", resource == Model::"{large}");\n'
     )
     with opened_at(config) as place:
-        place.engine._key_sets.refresh(place.engine.bundle.directory.issuers.values(), place.time())
+        place.engine.key_sets.refresh(place.engine.bundle.directory.issuers.values(), place.time())
         secrets = [place.issue("narrow", roles=roles) for roles in (("reader",), ("owner",), None)]
         found = [
             place.engine.pdp.decide(place.request(credential, large))

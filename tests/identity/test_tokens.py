@@ -403,6 +403,7 @@ def test_a_new_key_of_the_issuer_is_found_by_the_first_token_that_names_it() -> 
         b'{"keys":[{"kid":"k1"}]}',
         b'{"keys":{}}',
         b"\xff",
+        b'{"keys":' + b"[" * 100_000,
         key_set(*[{"kid": "k"}] * 101),
         None,
     ],

@@ -113,3 +113,14 @@ def test_a_stream_says_the_same_however_it_is_cut(cuts: list[int]) -> None:
 def test_nothing_in_a_stream_breaks_the_reader(noise: bytes) -> None:
     reader = read(noise, b"\n", event(usage=CHAT))
     assert reader.usage is not None
+
+
+@pytest.mark.parametrize("deep", [1_500, 1_000_000])
+def test_an_answer_nested_beyond_all_measure_says_nothing(deep: int) -> None:
+    for opening in (b"[", b'{"usage":'):
+        nested = b'{"usage":' + opening * deep
+        assert from_body(nested) is None
+        assert from_usage(nested) is None
+        reader = StreamReader()
+        reader.feed(b"data: " + nested + b"\n\n")
+        assert reader.usage is None

@@ -25,7 +25,7 @@ FORBID = 'forbid (principal in Team::"research", action in Action::"infer", reso
 
 
 def side(folder: Path) -> Side:
-    return Side(load_bundle(folder), (folder / SCHEMA).read_text(encoding="utf-8"))
+    return Side(load_bundle(folder))
 
 
 @cache

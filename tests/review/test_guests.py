@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from authz.bundle import load_bundle
-from authz.bundle.files import SCHEMA, read_parts
+from authz.bundle.files import read_parts
 from authz.review.access import Side, Survey
 from authz.review.changes import Change
 from authz.review.diff import compare
@@ -49,7 +49,7 @@ def bundle(into: Path, *, users: str = "", more: str = "", issuers: str = ISSUER
 
 
 def side(folder: Path) -> Side:
-    return Side(load_bundle(folder), (folder / SCHEMA).read_text(encoding="utf-8"))
+    return Side(load_bundle(folder))
 
 
 def said(folder: Path) -> list[str]:

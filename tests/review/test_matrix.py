@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from authz.bundle import load_bundle
-from authz.bundle.files import SCHEMA
 from authz.policy import ACTIONS, Context
 from authz.review.access import Side, Survey
 from authz.review.matrix import Cell, Matrix, Outcome, Row, Wanted, make
@@ -18,7 +17,7 @@ FOLDERS = [REFERENCE, *(path for path in sorted(EXAMPLES.iterdir()) if path.is_d
 
 
 def side(folder: Path) -> Side:
-    return Side(load_bundle(folder), (folder / SCHEMA).read_text(encoding="utf-8"))
+    return Side(load_bundle(folder))
 
 
 def of(folder: Path, **wanted: object) -> Matrix:

@@ -58,4 +58,5 @@ def _happen(place: Place) -> None:
     metrics.used_replaced_key()
     metrics.refused_upstream("default")
     metrics.too_many_invalid()
+    metrics.unknown_reservation()
     metrics.decided(record(policy_errors=("overflow",)))

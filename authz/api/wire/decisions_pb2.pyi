@@ -63,12 +63,13 @@ class InferenceRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SOURCE_IP_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
+    BODY_LEFT_OUT_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """as on the request line: `POST`"""
     path: _builtins.str
     """with its query, as on the request line"""
     body: _builtins.bytes
-    """the whole body. A body that is not whole must not be asked about"""
+    """the whole body, or nothing: a part of one could be read for another request"""
     request_id: _builtins.str
     """The enforcement point's own id: asked again with the same one, the same pending reservation is answered. Never one that the
     client chose. Empty for none.
@@ -77,6 +78,8 @@ class InferenceRequest(_message.Message):
     """the client's address; empty for unknown"""
     peer: _builtins.str
     """the identity that the client's connection has proved (mTLS); empty for none"""
+    body_left_out: _builtins.bool
+    """the body was larger than you read: denied as such where it mattered, and recorded"""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
         """in order; a name that came twice stands twice. `authorization` holds the virtual key"""
@@ -91,10 +94,11 @@ class InferenceRequest(_message.Message):
         request_id: _builtins.str = ...,
         source_ip: _builtins.str = ...,
         peer: _builtins.str = ...,
+        body_left_out: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers", "method", b"method", "path", b"path", "peer", b"peer", "request_id", b"request_id", "source_ip", b"source_ip"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_left_out", b"body_left_out", "headers", b"headers", "method", b"method", "path", b"path", "peer", b"peer", "request_id", b"request_id", "source_ip", b"source_ip"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -886,6 +890,8 @@ class DecisionRecord(_message.Message):
     QUOTAS_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    SPAN_ID_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """random"""
     time: _builtins.str
@@ -936,6 +942,10 @@ class DecisionRecord(_message.Message):
     """the client's address; empty for unknown"""
     quota: _builtins.str
     """id of the one that refused"""
+    trace_id: _builtins.str
+    """of the decision's span, in hex; empty where it is not traced, like the next"""
+    span_id: _builtins.str
+    """in hex"""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of a user, or those left to a secret that was issued with fewer than its key has"""
@@ -999,10 +1009,12 @@ class DecisionRecord(_message.Message):
         quotas: _abc.Iterable[Global___QuotaState] | None = ...,
         quota: _builtins.str = ...,
         estimate: Global___Estimate | None = ...,
+        trace_id: _builtins.str = ...,
+        span_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bundle", b"bundle", "decision_id", b"decision_id", "duration_us", b"duration_us", "effect", b"effect", "endpoint", b"endpoint", "estimate", b"estimate", "message", b"message", "method", b"method", "model", b"model", "models", b"models", "organisation", b"organisation", "path", b"path", "policies", b"policies", "policy_errors", b"policy_errors", "principal", b"principal", "quota", b"quota", "quotas", b"quotas", "reason", b"reason", "request_id", b"request_id", "reservation_id", b"reservation_id", "roles", b"roles", "service_tier", b"service_tier", "shadow_policies", b"shadow_policies", "source_ip", b"source_ip", "status", b"status", "stream", b"stream", "team", b"team", "time", b"time", "tools", b"tools", "user", b"user", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bundle", b"bundle", "decision_id", b"decision_id", "duration_us", b"duration_us", "effect", b"effect", "endpoint", b"endpoint", "estimate", b"estimate", "message", b"message", "method", b"method", "model", b"model", "models", b"models", "organisation", b"organisation", "path", b"path", "policies", b"policies", "policy_errors", b"policy_errors", "principal", b"principal", "quota", b"quota", "quotas", b"quotas", "reason", b"reason", "request_id", b"request_id", "reservation_id", b"reservation_id", "roles", b"roles", "service_tier", b"service_tier", "shadow_policies", b"shadow_policies", "source_ip", b"source_ip", "span_id", b"span_id", "status", b"status", "stream", b"stream", "team", b"team", "time", b"time", "tools", b"tools", "trace_id", b"trace_id", "user", b"user", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1163,6 +1175,11 @@ class SettlementRecord(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     AMOUNTS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    TEAM_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
     time: _builtins.str
     """ISO 8601 in UTC"""
     reservation_id: _builtins.str
@@ -1173,6 +1190,16 @@ class SettlementRecord(_message.Message):
     """`answered`, `abandoned`, `upstream_error`, `not_sent`"""
     state: _builtins.str
     """of the reservation from now on"""
+    team: _builtins.str
+    """id of the reservation's; empty where its decision was not heard, like those that follow"""
+    user: _builtins.str
+    """its id; empty for none"""
+    key: _builtins.str
+    """its id"""
+    model: _builtins.str
+    """its id"""
+    action: _builtins.str
+    """Cedar's"""
     @_builtins.property
     def amounts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """what was posted, by meter; empty where everything was given back"""
@@ -1191,10 +1218,15 @@ class SettlementRecord(_message.Message):
         state: _builtins.str = ...,
         amounts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         usage: Global___Usage | None = ...,
+        team: _builtins.str = ...,
+        user: _builtins.str = ...,
+        key: _builtins.str = ...,
+        model: _builtins.str = ...,
+        action: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "outcome", b"outcome", "reservation_id", b"reservation_id", "state", b"state", "time", b"time", "usage", b"usage", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "amounts", b"amounts", "key", b"key", "model", b"model", "outcome", b"outcome", "reservation_id", b"reservation_id", "state", b"state", "team", b"team", "time", b"time", "usage", b"usage", "user", b"user", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

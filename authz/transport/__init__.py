@@ -1,0 +1,11 @@
+"""Unary gRPC over HTTP/2 on Unix sockets, and no more of either than that: what a Check needs, at a tenth of grpc.aio's cost.
+
+`connection.py` is the protocol without sockets and without a clock; `listener.py` moves its bytes; `seam.py` is what the rest
+of authz sees. Why it is our own: docs/decisions/0010-transport.md.
+"""
+
+from authz.transport.limits import Limits
+from authz.transport.listener import Listener
+from authz.transport.seam import INVALID_ARGUMENT, NOT_FOUND, UNKNOWN, Answerer, Call, Line, Unheard
+
+__all__ = ["INVALID_ARGUMENT", "NOT_FOUND", "UNKNOWN", "Answerer", "Call", "Limits", "Line", "Listener", "Unheard"]
