@@ -16,6 +16,7 @@ from authz.cli import options
 def serve(config: Path, socket: str | None, log_level: str) -> None:
     """Serve Check and the access log to Envoy on a Unix socket until SIGTERM, then drain."""
     import asyncio
+    import gc
     import os
     import resource
     import secrets
@@ -36,4 +37,6 @@ def serve(config: Path, socket: str | None, log_level: str) -> None:
         open_engine(settings, serving=True).start() as engine,
         serving(engine, settings.admin, chance, os.environ, watched=settings.reload.watch),
     ):
+        gc.collect()
+        gc.freeze()  # the bundle and the keys stay: a collection that looked through them would hold decisions up
         asyncio.run(run(engine, listen))
