@@ -9,7 +9,7 @@ WORKERS ?= 2
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,9 @@ demo: $(STAMP)  ## one pass through the real Envoy with the real SDK, printed as
 
 run: $(STAMP)  ## the same and stays up; forwards to Groq when GROQ_API_KEY is set
 	@$(BIN)/python -m demo --stay
+
+endpoints-table: $(STAMP)  ## each call of the SDKs in each situation through the real Envoy: decision, charge before and after
+	@$(BIN)/python -m tests.e2e.matrix
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup

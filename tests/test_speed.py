@@ -1,6 +1,6 @@
 """A decision is not slower than it was, and not slower for who is not asking: each as a ratio, measured in turns.
 
-The bounds are wider than those of docs/performance.md, because a test has less time and shares its machine: `make bench` is exact.
+The bounds are wider than in docs/performance.md, since a test has less time and shares its machine: `make bench` is exact.
 """
 
 from __future__ import annotations
@@ -44,5 +44,5 @@ def test_what_is_measured_in_turns_tells_slow_from_fast() -> None:
 def test_a_figure_above_its_bound_is_told() -> None:
     figure = Figure("P", "what", (1.0, 2.0, 3.0), 1.5, "at most")
     assert not figure.holds
-    with pytest.raises(AssertionError, match="expected at most 1.5"):
+    with pytest.raises(AssertionError, match=r"expected at most 1\.5"):
         hold(figure, 1.5)

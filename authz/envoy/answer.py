@@ -7,6 +7,7 @@ same. Every field but two numbers is text or holds fields, so that all there is 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, assert_never
 
 from authz.answers import CLIENT_CREDENTIALS, body
@@ -78,20 +79,36 @@ def _tag(number: int) -> bytes:
     return bytes((number << 3 | 2,))
 
 
+_SHORT: Final = tuple(bytes((number,)) for number in range(0x80))
+"""What nearly every length is written as."""
+
+
 def _field(tag: bytes, content: bytes) -> bytes:
-    return tag + _varint(len(content)) + content
+    length = len(content)
+    return tag + (_SHORT[length] if length < 0x80 else _varint(length)) + content
 
 
 def _header(tag: bytes, name: str, value: str) -> bytes:
     """A HeaderValueOption. Left alone, Envoy appends: a header that the upstream sent too would then stand twice."""
     # proto3 leaves an empty text out.
-    pair = _field(_tag(1), name.encode()) + (_field(_tag(2), value.encode()) if value else b"")
-    return _field(tag, _field(_tag(1), pair) + _OVERWRITE)
+    pair = _named(name) + _field(_SECOND, value.encode()) if value else _named(name)
+    return _field(tag, _field(_FIRST, pair) + _OVERWRITE)
 
 
 def _metadata(name: str, text: str) -> bytes:
     """One entry of a google.protobuf.Struct."""
-    return _field(_tag(1), _field(_tag(1), name.encode()) + _field(_tag(2), _field(_tag(3), text.encode())))
+    return _field(_FIRST, _named(name) + _field(_SECOND, _field(_THIRD, text.encode())))
+
+
+@lru_cache(maxsize=256)
+def _named(name: str) -> bytes:
+    """A first field with one of our own names in it."""
+    return _field(_FIRST, name.encode())
+
+
+_FIRST: Final = _tag(1)
+_SECOND: Final = _tag(2)
+_THIRD: Final = _tag(3)
 
 
 # CheckResponse: status = 1, denied_response = 2, ok_response = 3, dynamic_metadata = 4

@@ -75,12 +75,12 @@ class QuotaIndex:
     def charges(self, principal: Principal, model: str, groups: tuple[Uid, ...], estimate: Estimate) -> tuple[Charge, ...]:
         """What to reserve. A quota whose meter the request cannot move at all is left out.
 
-        Every request is one request and one under way, whatever the estimate says. Where only the bound is above zero, an
-        adaptive quota still reserves 1: what a request may post it must also find room for.
+        Every request is one request and one under way, unless the estimate says otherwise. Where only the bound is above zero,
+        an adaptive quota still reserves 1: what a request may post it must also find room for.
         """
         charges = []
         for applied in self.applying(principal, model, groups):
-            if applied.one is not None:
+            if applied.one is not None and estimate.at_most.get(applied.quota.meter, 1) == 1:
                 charges.append(applied.one)
             elif (amount := _amount(applied.quota, estimate)) > 0:
                 charges.append(applied.charge(amount))
@@ -164,6 +164,8 @@ _ADAPTIVE: Final = Reserve.ADAPTIVE
 
 def _amount(quota: Quota, estimate: Estimate) -> int:
     meter = quota.meter
+    if meter is Meter.REQUESTS or meter is Meter.IN_FLIGHT:
+        return estimate.at_most.get(meter, 1)
     at_most = estimate.at_most.get(meter, 0)
     expected = estimate.expected.get(meter, 0)
     if quota.reserve is _WORST_CASE:
