@@ -12,6 +12,8 @@ from msgspec import Struct
 
 AT_MOST: Final = "at most"
 AT_LEAST: Final = "at least"
+REFUSED: Final = "REFUSED"
+"""The part that says that not every request was allowed: a figure with it holds for nothing."""
 
 
 class Figure(Struct, frozen=True):
@@ -45,6 +47,8 @@ class Figure(Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
+        if REFUSED in self.parts:
+            return False
         return not self.kind or (self.value <= self.limit if self.kind == AT_MOST else self.value >= self.limit)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from authz.envoy.wire import check_pb2
 from authz.model import Request
 from authz.settings import read_settings
 from bench.load import CHECK, Run, run
-from bench.measure import AT_LEAST, AT_MOST, Figure
+from bench.measure import AT_LEAST, AT_MOST, REFUSED, Figure
 from bench.world import ENVIRON, World, lay_out
 from demo.envoy import Envoy
 from demo.stack import listens, wait_for
@@ -31,6 +32,7 @@ KEYS: Final = 10_000
 IN_FLIGHT: Final = {1: 1.1, 8: 2.8, 64: 4.0}
 _ALLOWED_MB: Final = 150
 _START_S: Final = 120.0
+_QUIET_S: Final = 0.2
 _RUN: Final = {1: 1.0, 8: 4.0, 64: 6.0}
 """Requests of a run, as a multiple of what it is told: about as long in each."""
 
@@ -61,6 +63,13 @@ class Place:
         wait_for("a sidecar", lambda: listens(str(check)) or process.poll() is not None, _START_S)
         ask(check, self.check)
         return str(check), process.pid
+
+    def refusals(self) -> dict[str, str]:
+        """Nothing where every decision so far was an allow: h2load looks at no answer, and a denial costs less."""
+        log = self.folder / "decisions.jsonl"
+        wait_for("the records", lambda: time.time() - log.stat().st_mtime > _QUIET_S)
+        denied = log.read_bytes().count(b'"effect":"deny"')
+        return {REFUSED: f"{denied:,}"} if denied else {}
 
     def floor(self) -> str:
         path = self.folder / "floor.sock"
@@ -121,11 +130,12 @@ def throughput_and_memory(rounds: int, requests: int) -> list[Figure]:
         figures = []
         for in_flight, bound in IN_FLIGHT.items():
             found: list[tuple[float, float]] = []
+            how_many, cpu_s = round(requests * _RUN[in_flight]), _cpu_s(pid)
             for _ in range(rounds):
-                how_many = round(requests * _RUN[in_flight])
                 (over,) = run(Run(sidecar, one.check, how_many, in_flight))
                 (under,) = run(Run(empty, one.check, how_many, in_flight))
                 found.append((over.rate, under.rate))
+            cpu = {"CPU of a decision": f"{(_cpu_s(pid) - cpu_s) / rounds / how_many * 1e6:.0f} µs"}
             figures.append(
                 Figure(
                     f"P2 at {in_flight}",
@@ -133,7 +143,7 @@ def throughput_and_memory(rounds: int, requests: int) -> list[Figure]:
                     tuple(over / under for over, under in found),
                     bound,
                     AT_LEAST,
-                    _rates(found[-1], "decisions", "empty handler"),
+                    _rates(found[-1], "decisions", "empty handler") | cpu | one.refusals(),
                 )
             )
         ask(sidecar, one.check)
@@ -159,8 +169,8 @@ def workers(rounds: int, requests: int) -> list[Figure]:
                 for _ in range(rounds):
                     alone = run(each[0])[0].rate
                     found.append((sum(load.rate for load in run(*each)), alone))
+                parts = _rates(found[-1], "two", "one") | one.refusals()
             what = f"two workers ÷ one, on {name}"
-            parts = _rates(found[-1], "two", "one")
             figures.append(Figure(f"P7 on {name}", what, tuple(two / one for two, one in found), bound, AT_LEAST, parts))
     return figures
 
@@ -173,8 +183,9 @@ def tail(rounds: int, requests: int) -> Figure:
         clients = 4
         half = Run(sidecar, one.check, requests, 8, clients, max(1, round(full.rate / 2 / clients)))
         found = [run(half)[0] for _ in range(rounds)]
+        refusals = one.refusals()
     parts = {"p50": f"{found[-1].percentile(50):.0f} µs", "p99": f"{found[-1].percentile(99):.0f} µs"}
-    parts["saturation"] = f"{full.rate:,.0f}/s"
+    parts |= {"saturation": f"{full.rate:,.0f}/s"} | refusals
     ratios = tuple(each.percentile(99) / each.percentile(50) for each in found)
     return Figure("P10", "p99 ÷ p50 of a Check at half of saturation", ratios, 6, AT_MOST, parts)
 
@@ -204,7 +215,8 @@ def through_envoy(rounds: int, requests: int) -> Figure:
         for _ in range(rounds):
             over, under = (run(Run(urls[name], one.body, requests, 1, headers=headers))[0] for name in ("authz", "floor"))
             found.append((over.percentile(50), under.percentile(50)))
-    parts = {"authz": f"{found[-1][0]:.0f} µs", "empty handler": f"{found[-1][1]:.0f} µs"}
+        refusals = one.refusals()
+    parts = refusals | {"authz": f"{found[-1][0]:.0f} µs", "empty handler": f"{found[-1][1]:.0f} µs"}
     what = "small POST through Envoy, p50, authz ÷ an empty grpc.aio handler"
     return Figure("P8", what, tuple(over / under for over, under in found), 1.0, AT_MOST, parts)
 
@@ -253,6 +265,12 @@ static_resources:
 
 def _rates(rates: tuple[float, float], over: str, under: str) -> dict[str, str]:
     return {over: f"{rates[0]:,.0f}/s", under: f"{rates[1]:,.0f}/s"}
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident_mb(pid: int) -> float:
