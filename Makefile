@@ -63,6 +63,15 @@ replay: $(STAMP)  ## replay 100,000 recorded decisions, and say how long it took
 screenshots: $(STAMP)  ## renew docs/images, in headless Chromium
 	$(BIN)/python -m tests.admin.screenshots docs/images
 
+bench: $(STAMP)  ## every figure of docs/performance.md, in some ten minutes; writes bench/results.json and the table
+	@$(BIN)/python -m bench
+
+bench-quick: $(STAMP)  ## the most of it in under 50 seconds; writes nothing, and its last line is the summary
+	@$(BIN)/python -m bench --quick
+
+profile: $(STAMP)  ## where a decision's time goes, phase by phase; `ARGS=--functions` by function
+	@$(BIN)/python -m bench.phases $(ARGS)
+
 lock: $(STAMP)  ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev -o requirements/dev.txt
