@@ -205,7 +205,7 @@ def test_a56_sql_and_redis_in_a_token_are_401_and_do_nothing(door: Door, text: s
     usual = (f"POST {CHAT} HTTP/1.1".encode(), b"Host: a", b"Connection: close", b"Content-Type: application/json")
     length = b"Content-Length: %d" % len(body)
     with door.untouched():
-        reply = door.lines(*usual, b"Authorization: Bearer " + text.encode(), length, body=body)
+        reply = door.lines(*usual, b"Authorization: Bearer " + text.encode(), length, body=body, source=door.elsewhere())
         assert reply.status in (400, 401) if "\r" in text else reply.status == 401, reply
         assert reply.error
     door.admitted(door.ask)
