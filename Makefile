@@ -6,10 +6,10 @@ STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo run test lint types check lock proto clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ demo: $(STAMP)  ## one pass through the real Envoy with the real SDK, printed as
 run: $(STAMP)  ## the same and stays up; forwards to Groq when GROQ_API_KEY is set
 	@$(BIN)/python -m demo --stay
 
+endpoints-table: $(STAMP)  ## each call of the SDKs in each situation through the real Envoy: decision, charge before and after
+	@$(BIN)/python -m tests.e2e.matrix
+
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
@@ -37,6 +40,15 @@ types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types test  ## what CI runs
+
+reloads: $(STAMP)  ## 1,000 reloads while 200 decisions a second are made: none fails, none mixes two bundles, none leaks
+	$(BIN)/python -m tests.bundle.reloads --reloads 1000
+
+replay: $(STAMP)  ## replay 100,000 recorded decisions, and say how long it took
+	$(BIN)/python -m tests.review.replayspeed --decisions 100000
+
+screenshots: $(STAMP)  ## renew docs/images, in headless Chromium
+	$(BIN)/python -m tests.admin.screenshots docs/images
 
 lock: $(STAMP)  ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/runtime.txt

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -96,22 +97,36 @@ def body(deny: Deny) -> bytes:
 
 def limit_headers(states: Iterable[QuotaState], *, held: bool) -> tuple[tuple[str, str], ...]:
     """`x-ratelimit-*` for the tightest window of requests and of tokens; `held` says whether this request is in them."""
+    tightest: dict[str, tuple[int, QuotaState]] = {}
+    for state in states:
+        meter = state.meter
+        name = "requests" if meter is Meter.REQUESTS else "tokens" if meter in _TOKEN_METERS else ""
+        if name and state.enforced:
+            left = _left(state, held=held)
+            known = tightest.get(name)
+            if known is None or left < known[0]:
+                tightest[name] = left, state
     found: list[tuple[str, str]] = []
-    for name, meters in (("requests", frozenset({Meter.REQUESTS})), ("tokens", _TOKEN_METERS)):
-        windows = [state for state in states if state.meter in meters and state.enforced]
-        if windows:
-            tightest = min(windows, key=lambda state: _left(state, held=held))
-            found += [
-                (f"x-ratelimit-limit-{name}", str(tightest.limit)),
-                (f"x-ratelimit-remaining-{name}", str(_left(tightest, held=held))),
-                (f"x-ratelimit-reset-{name}", duration(tightest.reset_s)),
-            ]
+    for name in ("requests", "tokens"):
+        if name in tightest:
+            left, state = tightest[name]
+            limit, remaining, reset = _HEADERS[name]
+            found += ((limit, str(state.limit)), (remaining, str(left)), (reset, duration(state.reset_s)))
     return tuple(found)
+
+
+_HEADERS: Final = {
+    name: tuple(f"x-ratelimit-{what}-{name}" for what in ("limit", "remaining", "reset")) for name in ("requests", "tokens")
+}
 
 
 def duration(seconds: float) -> str:
     """As Groq writes it: `7.66s`, `2m59.56s`, `1h0m12s`. Rounded up, so that it is never too early."""
-    hundredths = math.ceil(seconds * 100)
+    return _duration(math.ceil(seconds * 100))
+
+
+@lru_cache(maxsize=8192)
+def _duration(hundredths: int) -> str:
     minutes, rest = divmod(hundredths, 6000)
     hours, minutes = divmod(minutes, 60)
     text = f"{rest / 100:.2f}".rstrip("0").rstrip(".") + "s"

@@ -22,12 +22,13 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct, structs
 
 from authz.errors import StoreUnavailable
 from authz.model import QuotaState
+from authz.quota.belongings import Belonging, Belongings
 from authz.quota.ledger import Actual, Change, Charge, Event, Full, Held, Hold, Ledger, OnStoreError, Reservation, State
 
 MAX_BACKLOG: Final = 50_000
@@ -36,6 +37,10 @@ _PAUSE_NS: Final = 1_000_000_000
 """After a failure, how long requests that may pass do not wait for the store first: each would wait out its deadline."""
 
 _log = logging.getLogger(__name__)
+
+
+class Books(Ledger, Belongings, Protocol):
+    """What is out of reach now and then."""
 
 
 class Admitted(Struct):
@@ -62,7 +67,7 @@ class Fallback:
 
     def __init__(
         self,
-        store: Ledger,
+        store: Books,
         local: Ledger,
         *,
         replicas: int,
@@ -115,6 +120,12 @@ class Fallback:
 
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
         return self._store.look(charges, now_ns)
+
+    def belonging(self, identity: str) -> Belonging | None:
+        return self._store.belonging(identity)
+
+    def keep(self, belonging: Belonging) -> None:
+        self._store.keep(belonging)
 
     def find(self, reservation_id: str) -> Reservation | None:
         entry = self._backlog.get(reservation_id)

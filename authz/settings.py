@@ -30,7 +30,10 @@ class UpstreamKeyFront(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
-    """Groq, and the key that it gets: one, named by `key_env` or `key_file`, or several `keys`."""
+    """Groq, and the key that it gets: one, named by `key_env` or `key_file`, or several `keys`.
+
+    batch_poll_s  how often a batch is asked after until it has ended, 1 or more
+    """
 
     host: str = "api.groq.com"
     port: int = 443
@@ -38,6 +41,12 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
     key_env: str = ""
     key_file: str = ""
     keys: tuple[UpstreamKeyFront, ...] = ()
+    batch_poll_s: Annotated[int, Meta(ge=1, le=3600)] = 30
+
+    @property
+    def url(self) -> str:
+        """Where requests go, without a path."""
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
@@ -258,6 +267,7 @@ def read_settings(path: Path) -> Settings:
             key_env=settings.upstream.key_env,
             key_file=_absolute(base, settings.upstream.key_file),
             keys=tuple(structs.replace(key, key_file=_absolute(base, key.key_file)) for key in settings.upstream.keys),
+            batch_poll_s=settings.upstream.batch_poll_s,
         ),
         listen=structs.replace(settings.listen, socket=_absolute(base, settings.listen.socket)),
         envoy=EnvoyFront(

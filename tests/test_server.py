@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +15,16 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from msgspec import convert, structs
 
 from authz.bundle import Status
 from authz.envoy.wire import accesslog_pb2, check_pb2
 from authz.errors import ConfigError, Refused
-from authz.model import DecisionRecord, Deny, Meter, Receipt, Request, UpstreamRoom
+from authz.model import Decision, DecisionRecord, Deny, Meter, Outcome, Receipt, Request, UpstreamRoom
 from authz.reasons import SPEC, Reason
 from authz.server import ACCESS_LOG, AUTHORIZATION, Sidecar
 from authz.settings import Listen
+from tests.envoy.sidecar import allow
 
 ROOM = UpstreamRoom("default", "m", Meter.TOKENS, limit=100, left=7, teams=2, learned_ns=3)
 
@@ -44,10 +47,16 @@ class FakeEngine:
         self.upstream_rooms = lambda: (ROOM,)
         self.pdp = self
         self.clock = lambda: 0
+        self.before: Callable[[], object] | None = None
 
-    def decide(self, request: Request) -> Deny:
+    def decide(self, request: Request) -> Decision:
         self.asked.append(request)
-        return denied(Reason.INVALID_API_KEY)
+        if self.before is not None:
+            self.before()
+        return allow(f"r{len(self.asked)}") if request.path == "/allowed" else denied(Reason.INVALID_API_KEY)
+
+    def decide_many(self, requests: Sequence[Request]) -> Sequence[Decision]:
+        return [self.decide(request) for request in requests]
 
     def reject(self, refused: Refused, request: Request | None = None) -> Deny:
         return denied(refused.reason)
@@ -56,25 +65,28 @@ class FakeEngine:
         self.receipts.append(receipt)
 
 
-def with_sidecar(folder: Path, act: Callable[[grpc.aio.Channel, FakeEngine, Sidecar], Awaitable[None]]) -> FakeEngine:
-    """Serves in this loop, acts, drains."""
+def with_sidecar(
+    folder: Path, act: Callable[[grpc.aio.Channel, FakeEngine, Sidecar], Awaitable[None]], transport: str = "grpcio"
+) -> FakeEngine:
+    """Serves in this loop, acts on the socket where Check is asked, drains."""
 
     async def go() -> FakeEngine:
         engine: Any = FakeEngine()
-        path = folder / "s.sock"
-        sidecar = Sidecar(engine, Listen(socket=str(path), drain_s=0.0, grace_s=5.0))
+        listen = convert({"socket": str(folder / "s.sock"), "transport": transport, "drain_s": 0.0, "grace_s": 5.0}, Listen)
+        paths = {Path(listen.socket), Path(listen.check_socket)}
+        sidecar = Sidecar(engine, listen)
         serving = asyncio.create_task(sidecar.serve())
-        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        async with grpc.aio.insecure_channel(f"unix:{listen.check_socket}") as channel:
             ready = asyncio.create_task(channel.channel_ready())
             await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
                 ready.cancel()
                 serving.result()
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600  # a test may block
+            assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in paths)  # a test may block
             await act(channel, engine, sidecar)
             sidecar.stop()
             await asyncio.wait_for(serving, 10)
-        assert not path.exists()
+        assert not any(path.exists() for path in paths)
         return engine  # type: ignore[no-any-return]
 
     return asyncio.run(go())
@@ -84,7 +96,17 @@ def raw(method: str) -> dict[str, Any]:
     return {"method": method, "request_serializer": None, "response_deserializer": None}
 
 
-def test_a_check_is_answered_and_an_unreadable_one_is_denied_and_no_error(tmp_path: Path) -> None:
+BOTH = pytest.mark.parametrize("transport", ["native", "grpcio"])
+
+
+def check(path: str) -> bytes:
+    made = check_pb2.CheckRequest()
+    made.attributes.request.http.method, made.attributes.request.http.path = "POST", path
+    return made.SerializeToString()
+
+
+@BOTH
+def test_a_check_is_answered_and_an_unreadable_one_is_denied_and_no_error(tmp_path: Path, transport: str) -> None:
     async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
         ask = channel.unary_unary(**raw(f"/{AUTHORIZATION}/Check"))
         check = check_pb2.CheckRequest()
@@ -94,7 +116,68 @@ def test_a_check_is_answered_and_an_unreadable_one_is_denied_and_no_error(tmp_pa
         answer = check_pb2.CheckResponse.FromString(await ask(b"\xff\xff\xff"))
         assert answer.denied_response.status.code == 400
 
-    assert [request.method for request in with_sidecar(tmp_path, act).asked] == ["POST"]
+    assert [request.method for request in with_sidecar(tmp_path, act, transport).asked] == ["POST"]
+
+
+def test_an_allow_that_nobody_heard_is_given_back(tmp_path: Path) -> None:
+    """The peer cancels while the decision is under way: the loop hears of it when the answer is on the wire. (grpcio tells of
+    nothing from then on: what such a peer reserved ends with its access log, or as its estimate.)"""
+
+    async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
+        ask = channel.unary_unary(**raw(f"/{AUTHORIZATION}/Check"))
+        await ask(check("/allowed"))
+        asked = ask(check("/allowed"))
+        engine.before = asked.cancel
+        while not engine.receipts:  # noqa: ASYNC110  # it comes through a socket
+            await asyncio.sleep(0.01)
+
+    receipts = with_sidecar(tmp_path, act, "native").receipts
+    assert [(receipt.reservation_id, receipt.outcome) for receipt in receipts] == [("r2", Outcome.NOT_SENT)]
+
+
+@BOTH
+def test_a_deadline_comes_along(tmp_path: Path, transport: str) -> None:
+    async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
+        ask = channel.unary_unary(**raw(f"/{AUTHORIZATION}/Check"))
+        engine.before = lambda: time.sleep(0.3)  # while one is decided, another's time passes
+        first = asyncio.ensure_future(ask(check("/first"), timeout=10))
+        while not engine.asked:  # noqa: ASYNC110  # it comes through a socket
+            await asyncio.sleep(0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(check("/second"), timeout=0.01)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await first
+        engine.before = None
+        await ask(check("/third"), timeout=10)
+
+    assert [request.path for request in with_sidecar(tmp_path, act, transport).asked] in (
+        ["/first", "/third"],
+        ["/first", "/second", "/third"],  # where it arrived in time to be decided beside the first
+    )
+
+
+@BOTH
+def test_health_is_told_where_check_is_asked_and_turns_before_the_socket_goes(tmp_path: Path, transport: str) -> None:
+    async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
+        ask = channel.unary_unary(**raw("/grpc.health.v1.Health/Check"))
+
+        async def serving(name: str = "") -> bool:
+            answer = health_pb2.HealthCheckResponse.FromString(
+                await ask(health_pb2.HealthCheckRequest(service=name).SerializeToString())
+            )
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        assert await serving()
+        assert await serving("authz.bundle")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await serving("nobody")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        sidecar._listen = structs.replace(sidecar._listen, drain_s=0.3)
+        sidecar.stop()
+        while await serving():  # noqa: ASYNC110  # it is asked again and again, as Envoy does
+            await asyncio.sleep(0.01)
+
+    with_sidecar(tmp_path, act, transport)
 
 
 def test_the_access_log_settles_and_its_stream_does_not_hold_up_the_drain(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from authz.errors import ConfigError
 from authz.identity.directory import Directory
@@ -27,13 +27,15 @@ class Names:
         return uid in self.entities or uid.type == "Action" or (uid.type == "Model" and uid.id in self.models)
 
 
-def check_policies(policies: Iterable[Policy], sources: Mapping[str, CedarText], links: Source | None, names: Names) -> None:
+def lost_in_policies(
+    policies: Iterable[Policy], sources: Mapping[str, CedarText], links: Source | None, names: Names
+) -> Iterator[ConfigError]:
     """Every entity that a policy names exists: a permit for a team that does not is a slip, a forbid for one a hole."""
     for policy in policies:
         scopes = (policy.principal.equals, policy.principal.within, policy.resource.equals, policy.resource.within)
         for uid in (*(uid for uid in scopes if uid is not None), *sorted(policy.literals)):
             if not names.has(uid):
-                raise _in_policy(policy, uid, sources[policy.file], links)
+                yield _in_policy(policy, uid, sources[policy.file], links)
 
 
 def _in_policy(policy: Policy, uid: Uid, source: CedarText, links: Source | None) -> ConfigError:
@@ -47,13 +49,13 @@ def _in_policy(policy: Policy, uid: Uid, source: CedarText, links: Source | None
     return source.fail(at if at >= 0 else start, problem)
 
 
-def check_quotas(source: Source, file: QuotaFile, quotas: Iterable[Quota], names: Names) -> None:
+def lost_in_quotas(source: Source, file: QuotaFile, quotas: Iterable[Quota], names: Names) -> Iterator[ConfigError]:
     for index, quota in enumerate(quotas):
         at: tuple[str | int, ...] = ("quotas", index)
         for place, uid in enumerate(quota.scope):
             if uid not in names.entities:
                 where = (*at, "scope") if isinstance(file.quotas[index].scope, str) else (*at, "scope", place)
-                raise source.fail(where, f"quota `{quota.id}`: {uid} does not exist")
+                yield source.fail(where, f"quota `{quota.id}`: {uid} does not exist")
         for place, name in enumerate(file.quotas[index].models):
             if name not in names.models and name not in names.groups:
-                raise source.fail((*at, "models", place), f"quota `{quota.id}`: `{name}` is no model and no model group")
+                yield source.fail((*at, "models", place), f"quota `{quota.id}`: `{name}` is no model and no model group")

@@ -83,7 +83,7 @@ def _fetch(settings: Settings, name: str, most: int) -> tuple[bytes, str]:
     key = Upstreams((sources[0],), os.environ).find(team, 0)
     if key is None:
         raise ConfigError("upstream", f"the key `{sources[0].name}` is not set")
-    address = f"{'https' if upstream.tls else 'http'}://{upstream.host}:{upstream.port}{_PATH}"
+    address = upstream.url + _PATH
     if not is_safe(address):
         raise ConfigError(address, "expected https: the upstream key would travel in the clear")
     headers = {"authorization": f"Bearer {key.secret.reveal()}", "accept": "application/json"}

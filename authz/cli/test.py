@@ -48,7 +48,7 @@ def _document(report: Report, *, coverage: bool) -> dict[str, object]:
         "failed": len(report.failed),
         "cases": msgspec.to_builtins(results),
     }
-    return {**found, "undecided": report.undecided} if coverage else found
+    return {**found, "policies": report.policies, "undecided": report.undecided} if coverage else found
 
 
 def _print(report: Report, *, coverage: bool, verbose: bool) -> None:
@@ -66,6 +66,10 @@ def _print(report: Report, *, coverage: bool, verbose: bool) -> None:
         for name in report.undecided:
             console.print("[yellow]UNDECIDED[/]", end="")
             console.print(f" no case is decided by the policy `{name}`", markup=False)
+        deciding = report.policies - len(report.undecided)
+        console.print(
+            f"{deciding} of {report.policies} policies decide a case", style="yellow" if report.undecided else "green"
+        )
     failed = len(report.failed)
     console.print(f"{len(report.results) - failed} passed, {failed} failed", style="red" if failed else "green")
 

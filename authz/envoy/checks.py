@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from authz.envoy.answer import encode
 from authz.envoy.check import decode_check
-from authz.envoy.queue import FairQueue, places
+from authz.envoy.queue import FIRST, FairQueue, Lane, places
 from authz.errors import Refused
 from authz.model import Allow, Decision, Deny, Request
 from authz.reasons import Reason
@@ -81,8 +81,7 @@ class Checks:
             call.answer(encode(self._pdp.reject(refused)))
             return
         waiting = _Waiting(call, request)
-        # Who finds hardly anybody waiting has its turn in the next chunk, whoever it is.
-        lane = self._tenant(request) if len(self._queue) >= CHUNK else ""
+        lane = FIRST if self._queue.is_short(CHUNK) else self._tenant(request)
         if self._comes_too_late(call, lane):
             self._shed(waiting, _TOO_LATE)
             return
@@ -141,7 +140,7 @@ class Checks:
             self._shed(waiting, _TOO_LATE)
         return late
 
-    def _comes_too_late(self, call: Call, lane: str) -> bool:
+    def _comes_too_late(self, call: Call, lane: Lane) -> bool:
         """Whether its deadline passes before its turn, as things go. Where nobody waits, trying is how to find out."""
         if call.deadline_ns is None or not self._queue:
             return False

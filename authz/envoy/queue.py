@@ -1,8 +1,11 @@
 """Who waits for a decision, and whose turn it is. Bounded, and fair among tenants: no I/O and no clock.
 
 Requests wait in lanes, one for each tenant, and turns go round the lanes. However much one tenant sends, another's request has
-at most as many before it as there are tenants who wait, for each of its own. What there is room for is counted in places, one
-for each 64 KiB of body begun. When all are taken, the lane that holds most of them gives up its newest: a flood sheds itself.
+at most as many before it as there are tenants who wait, for each of its own. The first few are not told apart (`FIRST`): their
+turn comes at once, and finding out whose they are would cost more than it is worth.
+
+What there is room for is counted in places, one for each 64 KiB of body begun. When all are taken, the lane that holds most of
+them gives up its newest: a flood sheds itself.
 """
 
 from __future__ import annotations
@@ -10,6 +13,10 @@ from __future__ import annotations
 from typing import Final, Generic, TypeVar
 
 PLACE_BYTES: Final = 64 * 1024
+FIRST: Final = None
+"""The lane of those who find hardly anybody waiting. It is served before every other, and nobody joins it beside another."""
+
+Lane = str | None
 
 T = TypeVar("T")
 
@@ -19,7 +26,7 @@ def places(body_bytes: int) -> int:
     return body_bytes // PLACE_BYTES + 1
 
 
-class _Lane(Generic[T]):
+class _Waiting(Generic[T]):
     __slots__ = ("held", "waiting")
 
     def __init__(self) -> None:
@@ -32,7 +39,7 @@ class Ticket:
 
     __slots__ = ("lane", "number")
 
-    def __init__(self, lane: str, number: int) -> None:
+    def __init__(self, lane: Lane, number: int) -> None:
         self.lane, self.number = lane, number
 
 
@@ -43,19 +50,23 @@ class FairQueue(Generic[T]):
         if room < 1:
             raise ValueError(f"found room for {room}, expected 1 or more")
         self._room = room
-        self._lanes: dict[str, _Lane[T]] = {}  # in the order of their turns
+        self._lanes: dict[Lane, _Waiting[T]] = {}  # in the order of their turns
         self._held = self._waiting = self._numbers = 0
 
     def __len__(self) -> int:
         return self._waiting
 
-    def ahead(self, lane: str) -> int:
-        """At most how many have their turn before one that came to this lane now."""
-        own = self._lanes.get(lane)
-        rounds = len(own.waiting) + 1 if own is not None else 1
-        return min(self._waiting, rounds * max(len(self._lanes), 1))
+    def is_short(self, most: int) -> bool:
+        """Whether one more may join the first, of whom there are fewer than `most`."""
+        return self._waiting < most and (not self._lanes or (FIRST in self._lanes and len(self._lanes) == 1))
 
-    def put(self, item: T, lane: str, size: int = 1) -> tuple[Ticket | None, list[T]]:
+    def ahead(self, lane: Lane) -> int:
+        """At most how many have their turn before one that came to this lane now."""
+        own, first = self._lanes.get(lane), self._lanes.get(FIRST)
+        rounds = len(own.waiting) + 1 if own is not None else 1
+        return min(self._waiting, rounds * len(self._lanes) + (len(first.waiting) if first is not None else 0))
+
+    def put(self, item: T, lane: Lane, size: int = 1) -> tuple[Ticket | None, list[T]]:
         """The item's ticket, None where there is no room for it; and who has to go in its stead.
 
         size  in places; one that is larger than all the room waits where nobody else does
@@ -70,7 +81,7 @@ class FairQueue(Generic[T]):
         self._numbers += 1
         found = self._lanes.get(lane)
         if found is None:
-            found = self._lanes[lane] = _Lane()
+            found = self._lanes[lane] = _Waiting()
         found.waiting[self._numbers] = (item, size)
         found.held += size
         self._held += size
@@ -95,15 +106,15 @@ class FairQueue(Generic[T]):
                 break
             taken.append(self._take(name, lane, number))
             most -= size
-            if lane.waiting:
+            if lane.waiting and name is not FIRST:
                 self._lanes[name] = self._lanes.pop(name)  # its next turn is after everybody else's
         return taken
 
-    def _newest(self, name: str) -> T:
+    def _newest(self, name: Lane) -> T:
         lane = self._lanes[name]
         return self._take(name, lane, next(reversed(lane.waiting)))
 
-    def _take(self, name: str, lane: _Lane[T], number: int) -> T:
+    def _take(self, name: Lane, lane: _Waiting[T], number: int) -> T:
         item, size = lane.waiting.pop(number)
         lane.held -= size
         self._held -= size

@@ -110,6 +110,9 @@ class Upstreams:
         what Groq says of the next request is how its recovery is noticed.
         """
         slots = self._by_team.get(team, self._shared)
+        first = slots[0] if slots else None
+        if first is not None and first.key is not None and first.refused_until_ns <= now_ns:
+            return first.key
         order = sorted(
             (max(slot.refused_until_ns - now_ns, 0), index) for index, slot in enumerate(slots) if slot.key is not None
         )

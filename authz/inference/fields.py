@@ -10,7 +10,7 @@ from authz.reasons import Reason
 
 MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 
-_TIERS: Final = frozenset({"auto", "on_demand", "flex", "performance"})
+TIERS: Final = frozenset({"auto", "on_demand", "flex", "performance"})
 """Those that the price book can have a price for; whether it has one is found out with the model."""
 
 
@@ -58,7 +58,7 @@ def tier_of(fields: dict[str, Any]) -> str:
     tier = fields.get("service_tier")
     if tier is None:
         return "on_demand"
-    if not isinstance(tier, str) or tier not in _TIERS:
+    if not isinstance(tier, str) or tier not in TIERS:
         raise unpriced("service_tier", "has no price here: expected auto, on_demand, flex or performance")
     return tier
 

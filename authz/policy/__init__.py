@@ -6,7 +6,7 @@ from authz.policy.context import AdminContext, Context, Percents
 from authz.policy.engine import PolicyEngine, SchemaMismatch, Verdict
 from authz.policy.entities import Entity, EntityError
 from authz.policy.guard import CedarText
-from authz.policy.policies import Effect, Link, LinkError, Mode, Policy, read_policies, read_schema
+from authz.policy.policies import Effect, Link, LinkError, Mode, Policy, policy_problems, read_policies, read_schema
 
 __all__ = [
     "ACTIONS",
@@ -27,6 +27,7 @@ __all__ = [
     "Schema",
     "SchemaMismatch",
     "Verdict",
+    "policy_problems",
     "read_policies",
     "read_schema",
 ]

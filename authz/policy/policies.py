@@ -7,7 +7,7 @@ slot replaced by an entity; from there on it is a policy like any other, under t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -134,11 +134,37 @@ def read_policies(sources: Sequence[CedarText], schema: Schema, links: Sequence[
     """
     found = _bounded(sources, len(links))
     policies, linked = _parsed(found, links)
-    _validate(found, schema)
+    for error in _invalid(found, schema):
+        raise error
     for position, problem in cedar.validate("\n".join(policy.text for policy in linked), schema):
         index = position.removeprefix("policy")
         raise LinkError(int(index) if index.isdecimal() else 0, problem)
     return (*policies, *linked)
+
+
+def policy_problems(sources: Sequence[CedarText], schema: Schema | None) -> Iterator[ConfigError]:
+    """Everything that `read_policies` could complain of, not only the first: each policy by itself, then those that parse
+    together, against the schema where there is one."""
+    good: list[Statement] = []
+    for source in sources:
+        try:
+            found = statements(source)
+        except ConfigError as error:
+            yield error
+            continue
+        for statement in found:
+            try:
+                _read_statements([statement])
+            except ConfigError as error:
+                yield error
+            else:
+                good.append(statement)
+    try:
+        _read_statements(good)
+    except ConfigError as error:
+        yield error
+    if schema is not None and good:
+        yield from _invalid(good, schema)
 
 
 def parse_policies(sources: Sequence[CedarText], links: Sequence[Link] = ()) -> tuple[Policy, ...]:
@@ -320,14 +346,22 @@ def _slots(statement: Statement) -> list[Token]:
     return [Token("?" + name.text, mark.start, name.end) for mark, name in pairs if mark.text == "?"]
 
 
-def _validate(found: Sequence[Statement], schema: Schema) -> None:
+def _invalid(found: Sequence[Statement], schema: Schema) -> Iterator[ConfigError]:
+    """One error for each place: Cedar tells of a field that does not exist once for every action, and where a name in the scope
+    does not exist, of what follows from that too."""
     problems = cedar.validate("\n".join(statement.text for statement in found), schema)
-    for policy_id, problem in problems:
-        place = policy_id.removeprefix("policy")
+    wrong = {policy for policy, problem in problems if not problem.startswith(_FOLLOWS)}
+    told: set[tuple[str, int]] = set()
+    for policy, problem in problems:
+        place = policy.removeprefix("policy")
         if not place.isdecimal() or int(place) >= len(found):
-            raise ConfigError(found[0].source.file, problem)
+            yield ConfigError(found[0].source.file, problem)
+            continue
         statement = found[int(place)]
-        raise statement.fail(problem, _culprit(statement, problem))
+        token = _culprit(statement, problem) or statement.tokens[0]
+        if (policy, token.start) not in told and not (policy in wrong and problem.startswith(_FOLLOWS)):
+            told.add((policy, token.start))
+            yield statement.fail(problem, token)
 
 
 def _culprit(statement: Statement, problem: str) -> Token | None:
@@ -359,4 +393,5 @@ _QUOTED: Final = re.compile(r"`([^`]+)`")
 _NAMED: Final = re.compile(r": @?(\w+)$")
 """As in `invalid policy effect: premit`."""
 _RESOLVE: Final = re.compile(r"failed to resolve types?: ([^,]+).*")
+_FOLLOWS: Final = "unable to find an applicable action"
 _MAX_ID: Final = 200

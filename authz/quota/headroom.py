@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
@@ -63,9 +63,11 @@ class _Team:
         self._amounts[self._slot % _SLOTS] += amount
 
     def _turn(self, slot: int) -> None:
+        if slot <= self._slot:
+            return
         for passed in range(self._slot + 1, min(slot, self._slot + _SLOTS) + 1):
             self._amounts[passed % _SLOTS] = 0
-        self._slot = max(slot, self._slot)
+        self._slot = slot
 
 
 class _Pool:
@@ -101,8 +103,7 @@ class _Pool:
         return len(self._teams)
 
     def crowded(self, team: str, amount: int, now_ns: int) -> Crowded | None:
-        asks = self._teams.setdefault(team, _Team())
-        asks.asked_ns = max(asks.asked_ns, now_ns)
+        asks = self._asks(team, now_ns)
         said = self.said
         if said is None or now_ns - said.at_ns >= self.window_ns:
             return None  # what was said so long ago says nothing of now
@@ -117,14 +118,20 @@ class _Pool:
         return Crowded(self.meter, said.limit, left, used, share, min(MAX_WAIT_S, max(1, wait_s)))
 
     def take(self, team: str, amount: int, now_ns: int) -> None:
-        asks = self._teams.setdefault(team, _Team())
-        asks.asked_ns = max(asks.asked_ns, now_ns)
-        asks.take(self._slot(now_ns), amount)
+        self._asks(team, now_ns).take(self._slot(now_ns), amount)
         if len(self._taken) < MAX_TAKEN:
             self._taken.append((now_ns, amount))
         else:  # one entry stands for several: they are forgotten together, at the time of the last
             _, last = self._taken.pop()
             self._taken.append((now_ns, last + amount))
+
+    def _asks(self, team: str, now_ns: int) -> _Team:
+        asks = self._teams.get(team)
+        if asks is None:
+            asks = self._teams[team] = _Team()
+        if asks.asked_ns < now_ns:
+            asks.asked_ns = now_ns
+        return asks
 
     def _forget_taken(self, before_ns: int) -> None:
         while self._taken and self._taken[0][0] <= before_ns:
@@ -146,12 +153,13 @@ class Headroom:
 
     def look(self, upstream: str, model: str, team: str, tokens: int, now_ns: int) -> Crowded | None:
         """None where the team may go ahead with a request that is expected to use so many tokens."""
+        worst: Crowded | None = None
         with self._lock:
-            found = [
-                pool.crowded(team, amount, now_ns)
-                for pool, amount in self._of(upstream, model, tokens)  # every one of them, so that each knows who asks
-            ]
-        return max((each for each in found if each is not None), key=lambda each: each.wait_s, default=None)
+            for pool, amount in self._of(upstream, model, tokens):  # every one of them, so that each knows who asks
+                found = pool.crowded(team, amount, now_ns)
+                if found is not None and (worst is None or found.wait_s > worst.wait_s):
+                    worst = found
+        return worst
 
     def take(self, upstream: str, model: str, team: str, tokens: int, now_ns: int) -> None:
         """The request goes ahead."""
@@ -176,11 +184,13 @@ class Headroom:
                 if pool.said is not None
             )
 
-    def _of(self, upstream: str, model: str, tokens: int) -> Iterator[tuple[_Pool, int]]:
-        for meter, amount in ((Meter.REQUESTS, 1), (Meter.TOKENS, tokens)):
-            pool = self._pool(upstream, model, meter) if amount else None
-            if pool is not None:
-                yield pool, amount
+    def _of(self, upstream: str, model: str, tokens: int) -> list[tuple[_Pool, int]]:
+        requests = self._pool(upstream, model, Meter.REQUESTS)
+        found = [(requests, 1)] if requests is not None else []
+        pool = self._pool(upstream, model, Meter.TOKENS) if tokens else None
+        if pool is not None:
+            found.append((pool, tokens))
+        return found
 
     def _pool(self, upstream: str, model: str, meter: Meter) -> _Pool | None:
         pool = self._pools.get((upstream, model, meter))

@@ -20,11 +20,15 @@ MAX_CACHED: Final = 10_000
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """A quota that a request meets: the counter it shares, and with whom."""
+    """A quota that a request meets: the counter it shares, and with whom.
+
+    one  the charge of a request where that is 1 whatever its estimate says, made once; else None
+    """
 
     quota: Quota
     counter: str
     scope: str
+    one: Charge | None = None
 
     def charge(self, amount: int) -> Charge:
         quota = self.quota
@@ -71,14 +75,14 @@ class QuotaIndex:
     def charges(self, principal: Principal, model: str, groups: tuple[Uid, ...], estimate: Estimate) -> tuple[Charge, ...]:
         """What to reserve. A quota whose meter the request cannot move at all is left out.
 
-        Every request is one request and one under way, whatever the estimate says. Where only the bound is above zero, an
-        adaptive quota still reserves 1: what a request may post it must also find room for.
+        Every request is one request and one under way, unless the estimate says otherwise. Where only the bound is above zero,
+        an adaptive quota still reserves 1: what a request may post it must also find room for.
         """
         charges = []
         for applied in self.applying(principal, model, groups):
-            quota = applied.quota
-            amount = _amount(quota, estimate)
-            if amount > 0:
+            if applied.one is not None and estimate.at_most.get(applied.quota.meter, 1) == 1:
+                charges.append(applied.one)
+            elif (amount := _amount(applied.quota, estimate)) > 0:
                 charges.append(applied.charge(amount))
         return tuple(charges)
 
@@ -134,11 +138,11 @@ def _applied(quota: Quota, principal: Principal) -> Applied:
 def applied_to(quota: Quota, member: Uid | None) -> Applied:
     """The quota as it applies to one member below its scope; None where it is not counted by member."""
     shared_by = (member, *quota.scope[1:]) if member is not None else quota.scope
-    return Applied(
-        quota=quota,
-        counter=counter_name(quota.meter, quota.window, quota.scope, quota.models, member),
-        scope=", ".join(str(uid) for uid in shared_by),
-    )
+    counter = counter_name(quota.meter, quota.window, quota.scope, quota.models, member)
+    applied = Applied(quota, counter, ", ".join(str(uid) for uid in shared_by))
+    if quota.meter is Meter.REQUESTS or quota.meter is Meter.IN_FLIGHT:
+        return msgspec.structs.replace(applied, one=applied.charge(1))
+    return applied
 
 
 def _member(per: Per, principal: Principal) -> Uid:
@@ -157,7 +161,7 @@ def _member(per: Per, principal: Principal) -> Uid:
 def _amount(quota: Quota, estimate: Estimate) -> int:
     meter = quota.meter
     if meter is Meter.REQUESTS or meter is Meter.IN_FLIGHT:
-        return 1
+        return estimate.at_most.get(meter, 1)
     at_most = estimate.at_most.get(meter, 0)
     expected = estimate.expected.get(meter, 0)
     match quota.reserve:

@@ -65,12 +65,12 @@ class Window(Struct, frozen=True, omit_defaults=True):
     @property
     def sub_bucket_us(self) -> int:
         """Of a sliding window; rounded up, for 60 of them must reach over the whole of it."""
-        return -(-self.length_s * 1_000_000 // SUB_BUCKETS)
+        return _sub_bucket_ns(self.length_s) // 1_000
 
     def bucket(self, now_ns: int) -> int:
         """The bucket of a moment. Buckets are ordered as time is."""
         if self.kind is Kind.SLIDING:
-            return now_ns // (self.sub_bucket_us * 1_000)
+            return now_ns // _sub_bucket_ns(self.length_s)
         if self.kind is Kind.CALENDAR:
             return _period_at(self.period, self.time_zone, now_ns // NS)[0]
         return 0
@@ -82,7 +82,7 @@ class Window(Struct, frozen=True, omit_defaults=True):
     def ends_ns(self, bucket: int) -> int | None:
         """The first moment at which `bucket` no longer counts; None for a gauge."""
         if self.kind is Kind.SLIDING:
-            return (bucket + MAX_BUCKETS) * self.sub_bucket_us * 1_000
+            return (bucket + MAX_BUCKETS) * _sub_bucket_ns(self.length_s)
         if self.kind is Kind.CALENDAR:
             return _period_at(self.period, self.time_zone, bucket)[1] * NS
         return None
@@ -245,6 +245,11 @@ class Tally:
 def seconds_until(moment_ns: int, now_ns: int) -> float:
     """Seconds to wait, rounded up to the millisecond: whoever waits that long is not early."""
     return max(0, -((now_ns - moment_ns) // 1_000_000)) / 1000
+
+
+@lru_cache(maxsize=256)
+def _sub_bucket_ns(length_s: int) -> int:
+    return -(-length_s * 1_000_000 // SUB_BUCKETS) * 1_000
 
 
 _UNITS: Final = ((2_592_000, "month"), (604_800, "week"), (86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))

@@ -19,6 +19,7 @@ from authz.inference.pricebook import ModelSpec
 from authz.model import Asked, Decision, Estimate, Meter, Principal, QuotaState, Record, Secret, Uid, Usage
 from authz.pdp import Pdp
 from authz.policy import Percents
+from authz.quota.belongings import Belonging
 from authz.quota.definitions import parse_amount
 from authz.quota.ledger import Charge, Full, Held, Hold, Ledger, Terms
 from authz.store import open_store
@@ -114,6 +115,10 @@ class _Told:
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
         states = self._store.look(charges, now_ns)
         return (*(state for state in states if state.meter not in self.hidden), *self.given)
+
+    def belonging(self, identity: str) -> Belonging | None:
+        """A review knows of no file and no batch."""
+        return None
 
 
 def _given(principal: Principal, percents: Percents | None, meter: Meter) -> tuple[QuotaState, ...]:

@@ -21,12 +21,13 @@ from authz.review.suite import Report, Result
 INVALID: Final = "invalid-bundle"
 FAILED: Final = "case-failed"
 UNDECIDED: Final = "undecided"
+MAX_ERRORS: Final = 100
 
 
 class Checked(Struct, frozen=True):
     """What `authz check` says.
 
-    bundle    the digest; empty where there is no bundle, for which the one finding gives the reason
+    bundle    the digest; empty where there is no bundle, for which the findings give the reasons
     cases     how many the bundle has · failed  how many of them
     findings  in the order of files and lines
     """
@@ -53,7 +54,8 @@ def check(folder: Path, now_ns: int) -> Checked:
     try:
         bundle, parts = _read(folder)
     except ConfigError as error:
-        return Checked("", 0, 0, 0, (of_error(error, INVALID),))
+        errors = gate.wrong(folder) or (error,)
+        return Checked("", 0, 0, 0, tuple(of_error(each, INVALID) for each in errors[:MAX_ERRORS]))
     report = suite.run(bundle)
     findings = (*lint(bundle, parts, now_ns), *_failures(report, parts), *_undecided(bundle, report, parts))
     return Checked(

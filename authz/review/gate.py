@@ -17,12 +17,13 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from authz.bundle import Bundle, load_bundle
+from authz.bundle import Bundle, load_bundle, problems
 from authz.errors import ConfigError
 from authz.review import suite
 
 _TESTS: Final = "tests"
 _NO_TESTS: Final = "no-tests"
+_ALL: Final = "all"
 _TIMEOUT_S: Final = 120
 _CPU_S: Final = 100
 _MEMORY_BYTES: Final = 4 * 1024**3
@@ -37,10 +38,10 @@ class Problem(Struct, frozen=True):
 
 
 class Finding(Struct, frozen=True):
-    """What the child says: a digest, or the problem."""
+    """What the child says: a digest, or what is wrong, the first of it or all."""
 
     digest: str = ""
-    problem: Problem | None = None
+    problems: tuple[Problem, ...] = ()
 
 
 def admit(folder: Path) -> Bundle:
@@ -63,9 +64,28 @@ def _proved(folder: Path, *, tests: bool) -> Bundle:
 
 def prove(folder: Path, *, tests: bool) -> str:
     """The digest of a bundle that a child process has loaded, and tested where `tests` says so. Raises `ConfigError`."""
+    finding = _ask(folder, _TESTS if tests else _NO_TESTS)
+    for problem in finding.problems:
+        raise _error(problem)
+    return finding.digest
+
+
+def wrong(folder: Path) -> tuple[ConfigError, ...]:
+    """Everything that a child process finds wrong with a folder, its cases aside; nothing of a good bundle."""
+    try:
+        return tuple(map(_error, _ask(folder, _ALL).problems))
+    except ConfigError as error:
+        return (error,)
+
+
+def _error(problem: Problem) -> ConfigError:
+    return ConfigError(**msgspec.structs.asdict(problem))
+
+
+def _ask(folder: Path, mode: str) -> Finding:
     try:
         done = subprocess.run(  # noqa: S603  # our own interpreter and module; the folder is one argument
-            [sys.executable, "-m", "authz.review.gate", _TESTS if tests else _NO_TESTS, str(folder)],
+            [sys.executable, "-m", "authz.review.gate", mode, str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -77,23 +97,26 @@ def prove(folder: Path, *, tests: bool) -> str:
     if done.returncode < 0:
         raise ConfigError(str(folder), f"reading it ended the process: {signal.Signals(-done.returncode).name}")
     try:
-        finding = msgspec.json.decode(done.stdout, type=Finding)
+        return msgspec.json.decode(done.stdout, type=Finding)
     except msgspec.DecodeError:
         raise ConfigError(str(folder), f"reading it failed with exit code {done.returncode}") from None
-    if finding.problem is not None:
-        raise ConfigError(**msgspec.structs.asdict(finding.problem))
-    return finding.digest
 
 
-def examine(folder: Path, *, tests: bool) -> Finding:
+def examine(folder: Path, mode: str) -> Finding:
     """What the child does."""
+    if mode == _ALL:
+        return Finding(problems=tuple(map(_problem, problems(folder))))
     try:
         bundle = load_bundle(folder)
-        if tests:
+        if mode == _TESTS:
             suite.refuse_failures(suite.run(bundle))
     except ConfigError as error:
-        return Finding(problem=Problem(error.file, error.problem, error.line, error.column, error.excerpt))
+        return Finding(problems=(_problem(error),))
     return Finding(digest=bundle.digest)
+
+
+def _problem(error: ConfigError) -> Problem:
+    return Problem(error.file, error.problem, error.line, error.column, error.excerpt)
 
 
 def main() -> None:
@@ -101,7 +124,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     mode, folder = sys.argv[1:]
-    sys.stdout.buffer.write(msgspec.json.encode(examine(Path(folder), tests=mode == _TESTS)))
+    sys.stdout.buffer.write(msgspec.json.encode(examine(Path(folder), mode)))
 
 
 if __name__ == "__main__":

@@ -43,10 +43,12 @@ class Result(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """undecided  ids of policies that decided nothing in any case: neither determined an answer nor would have"""
+    """undecided  ids of policies that decided nothing in any case: neither determined an answer nor would have
+    policies   how many there are"""
 
     results: tuple[Result, ...]
     undecided: tuple[str, ...]
+    policies: int
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -65,7 +67,7 @@ class _Seen(Struct, frozen=True):
 def run(bundle: Bundle) -> Report:
     """Every case of the bundle."""
     results = tuple(run_case(bundle, case) for case in bundle.cases)
-    return Report(results, _undecided(bundle, results))
+    return Report(results, _undecided(bundle, results), len(bundle.policies))
 
 
 def run_case(bundle: Bundle, case: Case) -> Result:

@@ -59,9 +59,11 @@ def check_hold(hold: Hold) -> None:
     if hold.ttl_ns <= 0:
         raise ValueError(f"a hold of {hold.ttl_ns} ns, expected more than 0")
     for charge in hold.charges:
-        _check_amount(charge.amount, charge.meter)
+        if not 0 <= charge.amount <= MAX_AMOUNT:
+            raise _bad_amount(charge.amount, charge.meter)
     for meter, amount in hold.terms.at_most.items():
-        _check_amount(amount, meter)
+        if not 0 <= amount <= MAX_AMOUNT:
+            raise _bad_amount(amount, meter)
 
 
 def check_actual(actual: Actual) -> None:
@@ -81,7 +83,11 @@ def check_raised(total: int) -> None:
 
 def _check_amount(amount: int, meter: Meter) -> None:
     if not 0 <= amount <= MAX_AMOUNT:
-        raise ValueError(f"an amount of {amount} {meter.value}, expected 0 to {MAX_AMOUNT}")
+        raise _bad_amount(amount, meter)
+
+
+def _bad_amount(amount: int, meter: Meter) -> ValueError:
+    return ValueError(f"an amount of {amount} {meter.value}, expected 0 to {MAX_AMOUNT}")
 
 
 def amounts_by_counter(charges: Iterable[Charge]) -> dict[str, tuple[Charge, int]]:

@@ -17,7 +17,9 @@ def raise_limit(connection: Connection, raise_id: str, charge: Charge, by: int, 
         raised = total_raised(connection, charge.counter, account.bucket) + by
         accounts.check_raised(raised)
         account.tally.reserve(account.window, account.bucket, 0)  # the counter is in this period from now on
-        transactions.save(connection, opened, now_ns)
+        if not account.id:
+            account.id = transactions.add_counter(connection, charge.counter, account, now_ns)
+        transactions.update(connection, (account,), now_ns)
         connection.execute(
             "UPDATE counters SET raised_bucket = ?, raised = ? WHERE id = ?", (account.bucket, raised, account.id)
         )

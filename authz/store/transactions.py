@@ -1,7 +1,8 @@
-"""What happens inside one transaction: a hold is made, or an event ends it. The caller begins and commits."""
+"""What happens inside one transaction: counters are read and written, an event ends a hold. The caller begins and commits."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -14,8 +15,6 @@ from authz.quota.ledger import (
     Change,
     Charge,
     Event,
-    Full,
-    Held,
     Hold,
     Reservation,
     State,
@@ -45,50 +44,13 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
     terms: Terms
 
 
-_encode: Final = msgspec.msgpack.Encoder().encode
+encode: Final = msgspec.msgpack.Encoder().encode
 decode_body: Final = msgspec.msgpack.Decoder(Body).decode
 decode_integers: Final = msgspec.msgpack.Decoder(list[int]).decode
 
 
 def encode_body(hold: Hold) -> bytes:
-    return _encode(Body(hold.charges, hold.terms))
-
-
-def reserve(connection: Connection, hold: Hold, body: bytes, now_ns: int) -> Held | Full:
-    """All or nothing. Nothing is written before everything is known to fit."""
-    # The same request again, by our id or by its retry key.
-    for identity, state, kept, lines in connection.execute(
-        "SELECT id, state, body, lines FROM reservations WHERE id = ?"
-        " UNION ALL SELECT id, state, body, lines FROM reservations WHERE retry_key = ? AND retry_key <> '' AND state = 0",
-        (hold.id, hold.retry_key),
-    ).fetchall():
-        if kept == body and STATES[state] is State.PENDING:
-            return _again(connection, identity, hold, decode_integers(lines), now_ns)
-        if identity == hold.id:
-            raise ValueError("the reservation's id is already used by another request, expected a new one")
-
-    # Does all of it fit.
-    opened = open_accounts(connection, hold.charges, now_ns)
-    refused = accounts.refusal(hold.charges, opened, now_ns)
-    if refused is not None:
-        return refused
-
-    # Then all of it is charged.
-    held: list[int] = []
-    changes: list[int] = []
-    for account in opened.values():
-        account.tally.reserve(account.window, account.bucket, account.amount)
-    save(connection, opened, now_ns)
-    for account in opened.values():
-        held += (account.id, account.bucket, account.amount, 0)
-        changes += (account.id, account.bucket, 0, account.amount)
-    connection.execute(
-        "INSERT INTO reservations (id, retry_key, request_id, state, created_ns, deadline_ns, body, lines)"
-        " VALUES (?, ?, ?, 0, ?, ?, ?, ?)",
-        (hold.id, hold.retry_key, hold.request_id, now_ns, now_ns + hold.ttl_ns, body, _encode(held)),
-    )
-    _journal(connection, "reserve", hold.id, changes, now_ns)
-    return Held(hold.id, accounts.quota_states(hold.charges, opened, now_ns))
+    return encode(Body(hold.charges, hold.terms))
 
 
 def look(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
@@ -111,7 +73,7 @@ def end(connection: Connection, reservation_id: str, event: Event, actual: Actua
     held: list[int] = []
     changes: list[int] = []
     posted_in: dict[str, tuple[int, int, int]] = {}
-    for name, line in _lines(body.charges, decode_integers(packed_lines)):
+    for name, line in lines_of(body.charges, decode_integers(packed_lines)):
         owed = accounts.owed(event, line, body.terms, actual)
         posted = owed - line.posted
         pending = -line.reserved if before is State.PENDING else 0
@@ -120,8 +82,8 @@ def end(connection: Connection, reservation_id: str, event: Event, actual: Actua
             posted_in[name] = (line.counter, line.bucket, total)
         held += (line.counter, line.bucket, line.reserved, owed)
         changes += (line.counter, line.bucket, posted, pending)
-    connection.execute("UPDATE reservations SET state = ?, lines = ? WHERE no = ?", (_STATE_CODE[after], _encode(held), number))
-    _journal(connection, _ENTRY_OF_STATE[after], reservation_id, changes, now_ns)
+    connection.execute("UPDATE reservations SET state = ?, lines = ? WHERE no = ?", (_STATE_CODE[after], encode(held), number))
+    append(connection, [entry(_ENTRY_OF_STATE[after], reservation_id, changes, now_ns)])
     _report(connection, body.terms, accounts.usage_change(event, body.terms, actual, corrects=before is State.EXPIRED))
     told = alerts.write(connection, body.charges, body.terms.organisation, posted_in, now_ns)
     return Change(changed=True, state=after, alerts=told)
@@ -156,52 +118,67 @@ def _reservation(identity: str, code: int, created_ns: int, deadline_ns: int, pa
     return Reservation(identity, STATES[code], created_ns, deadline_ns, body.charges, body.terms)
 
 
-def open_accounts(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
-    """Each counter of the charges once, as it stands without them."""
-    found = accounts.amounts_by_counter(charges)
-    known = {row[0]: row for row in connection.execute(_select_counters(len(found)), [*found])}
-    opened: dict[str, Account] = {}
-    for name, (charge, amount) in found.items():
-        _, identity, packed, raised_bucket, raised = known.get(name, _NEW_COUNTER)
-        tally = Tally(packed)
-        window = charge.window
+class Counter(msgspec.Struct):
+    """A counter's row. `id` is 0 where there is none; `raised` is what was added by hand to the limits of `raised_bucket`."""
+
+    id: int
+    tally: Tally
+    raised_bucket: int = 0
+    raised: int = 0
+
+
+def read_counters(connection: Connection, names: Collection[str]) -> dict[str, Counter]:
+    """Those that there are, by name."""
+    found: dict[str, Counter] = {}
+    rest = list(names)
+    while rest:
+        some, rest = rest[:_AT_A_TIME], rest[_AT_A_TIME:]
+        for name, identity, packed, raised_bucket, raised in connection.execute(_select_counters(len(some)), some):
+            found[name] = Counter(identity, Tally(packed), raised_bucket, raised)
+    return found
+
+
+def opened(counters: dict[str, Counter], charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
+    """Each counter of the charges once, as it stands without them. Their tallies are the counters' own."""
+    result: dict[str, Account] = {}
+    for name, (charge, amount) in accounts.amounts_by_counter(charges).items():
+        counter = counters.get(name) or Counter(0, Tally())
+        tally, window = counter.tally, charge.window
         bucket = tally.current(window, now_ns)
-        used = tally.used(window.oldest_live(bucket))
-        opened[name] = Account(identity, window, tally, amount, bucket, used, raised if raised_bucket == bucket else 0)
-    return opened
+        raised = counter.raised if counter.raised_bucket == bucket else 0
+        result[name] = Account(counter.id, window, tally, amount, bucket, tally.used(window.oldest_live(bucket)), raised)
+    return result
 
 
-_NEW_COUNTER: Final = ("", 0, None, 0, 0)
+def open_accounts(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
+    return opened(read_counters(connection, {charge.counter for charge in charges}), charges, now_ns)
 
 
-@lru_cache(maxsize=256)
+_AT_A_TIME: Final = 256
+
+
+@lru_cache(maxsize=_AT_A_TIME)
 def _select_counters(how_many: int) -> str:
     # Only the number of parameters is built into the text, never a name.
     return f"SELECT name, id, tally, raised_bucket, raised FROM counters WHERE name IN ({', '.join('?' * how_many)})"  # noqa: S608
 
 
-def _again(connection: Connection, identity: str, hold: Hold, held: list[int], now_ns: int) -> Held:
-    """The answer to a hold that is pending already: nothing is charged, and `used` is without what it holds itself."""
-    opened = open_accounts(connection, hold.charges, now_ns)
-    for name, line in _lines(hold.charges, held):
-        account = opened[name]
-        if line.bucket >= account.window.oldest_live(account.bucket):
-            account.used -= line.reserved
-    return Held(identity, accounts.quota_states(hold.charges, opened, now_ns))
+def add_counter(connection: Connection, name: str, account: Account, now_ns: int) -> int:
+    """Its id from now on."""
+    ends_ns, packed = _row(account, now_ns)
+    inserted = connection.execute("INSERT INTO counters (name, ends_ns, tally) VALUES (?, ?, ?)", (name, ends_ns, packed))
+    assert inserted.lastrowid is not None
+    return inserted.lastrowid
 
 
-def save(connection: Connection, opened: dict[str, Account], now_ns: int) -> None:
-    updates = []
-    for name, account in opened.items():
-        ends_ns = account.window.ends_ns(account.bucket)
-        row = (now_ns if ends_ns is None else ends_ns, account.tally.pack())
-        if account.id:
-            updates.append((*row, account.id))
-        else:
-            inserted = connection.execute("INSERT INTO counters (name, ends_ns, tally) VALUES (?, ?, ?)", (name, *row))
-            assert inserted.lastrowid is not None
-            account.id = inserted.lastrowid
-    connection.executemany("UPDATE counters SET ends_ns = ?, tally = ? WHERE id = ?", updates)
+def update(connection: Connection, changed: Iterable[Account], now_ns: int) -> None:
+    rows = [(*_row(account, now_ns), account.id) for account in changed]
+    connection.executemany("UPDATE counters SET ends_ns = ?, tally = ? WHERE id = ?", rows)
+
+
+def _row(account: Account, now_ns: int) -> tuple[int, bytes]:
+    ends_ns = account.window.ends_ns(account.bucket)
+    return now_ns if ends_ns is None else ends_ns, account.tally.pack()
 
 
 def _change(connection: Connection, line: Line, posted: int, pending: int) -> int | None:
@@ -216,7 +193,7 @@ def _change(connection: Connection, line: Line, posted: int, pending: int) -> in
     return tally.posted(line.bucket)
 
 
-def _lines(charges: tuple[Charge, ...], integers: list[int]) -> list[tuple[str, Line]]:
+def lines_of(charges: tuple[Charge, ...], integers: list[int]) -> list[tuple[str, Line]]:
     """A reservation's lines with their counters' names; both are in the order of the charges."""
     lines = []
     for index, (name, (charge, _)) in enumerate(accounts.amounts_by_counter(charges).items()):
@@ -225,11 +202,16 @@ def _lines(charges: tuple[Charge, ...], integers: list[int]) -> list[tuple[str, 
     return lines
 
 
-def _journal(connection: Connection, entry: str, reservation_id: str, changes: list[int], now_ns: int) -> None:
-    connection.execute(
-        "INSERT INTO journal (at_ns, entry, reservation, lines) VALUES (?, ?, ?, ?)",
-        (now_ns, _ENTRY_CODE[entry], reservation_id, _encode(changes)),
-    )
+Entry = tuple[int, int, str, bytes]
+"""A row of the journal."""
+
+
+def entry(kind: str, reservation_id: str, changes: list[int], now_ns: int) -> Entry:
+    return now_ns, _ENTRY_CODE[kind], reservation_id, encode(changes)
+
+
+def append(connection: Connection, entries: Iterable[Entry]) -> None:
+    connection.executemany("INSERT INTO journal (at_ns, entry, reservation, lines) VALUES (?, ?, ?, ?)", entries)
 
 
 def _report(connection: Connection, terms: Terms, change: accounts.UsageChange) -> None:

@@ -28,13 +28,20 @@ class House:
 
     def __init__(self, place: Place, url: str) -> None:
         self.place, self.url, self.secrets = place, url, SECRETS
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        self._stack.close()
 
     def script(self, user: str) -> httpx.Client:
         """Comes with a credential of its own."""
-        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {SECRETS[user]}"})
+        headers = {"authorization": f"Bearer {SECRETS[user]}"}
+        return self._stack.enter_context(httpx.Client(base_url=self.url, headers=headers))
 
     def browser(self) -> Browser:
-        return Browser(self.url)
+        browser = Browser(self.url)
+        self._stack.callback(browser.client.close)
+        return browser
 
     def signed_in(self, user: str) -> Browser:
         browser = self.browser()
@@ -79,7 +86,9 @@ def open_house(folder: Path, more: str = "", **environ: str) -> Iterator[House]:
     with ExitStack() as stack:
         place = stack.enter_context(opened_at(config, serving=True))
         stack.enter_context(inhabited(place, environ))
-        yield House(place, f"http://127.0.0.1:{port}")
+        house = House(place, f"http://127.0.0.1:{port}")
+        stack.callback(house.close)
+        yield house
 
 
 @contextmanager

@@ -7,11 +7,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+from msgspec import structs
 
 from authz.api.decisions import SERVICE
 from authz.api.wire import decisions_pb2 as wire
@@ -23,13 +23,13 @@ from demo.stack import listens, wait_for
 
 
 @contextmanager
-def running(engine: Engine, socket: Path) -> Iterator[Sidecar]:
-    """Serves on `socket`, whose path is short, until the block ends; then drains."""
+def running(engine: Engine, listen: Listen) -> Iterator[Sidecar]:
+    """Serves until the block ends, then drains. The sockets' paths are short."""
     made: list[tuple[asyncio.AbstractEventLoop, Sidecar]] = []
     failed: list[BaseException] = []
 
     async def serve() -> None:
-        sidecar = Sidecar(engine, Listen(socket=str(socket), drain_s=0.0, grace_s=5.0))
+        sidecar = Sidecar(engine, structs.replace(listen, drain_s=0.0))
         made.append((asyncio.get_running_loop(), sidecar))
         await sidecar.serve()
 
@@ -42,7 +42,7 @@ def running(engine: Engine, socket: Path) -> Iterator[Sidecar]:
     thread = threading.Thread(target=run, name="sidecar")
     thread.start()
     try:
-        wait_for("the sidecar's socket", lambda: bool(failed) or listens(str(socket)))
+        wait_for("the sidecar", lambda: bool(failed) or all(map(listens, (listen.socket, listen.check_socket))))
         if not failed:
             yield made[0][1]
     finally:
@@ -59,8 +59,8 @@ def running(engine: Engine, socket: Path) -> Iterator[Sidecar]:
 def client_of(engine: Engine) -> Iterator[Client]:
     """Of a sidecar on this engine."""
     with tempfile.TemporaryDirectory(prefix="authz-", dir="/tmp") as folder:
-        socket = Path(folder) / "s.sock"
-        with running(engine, socket), grpc.insecure_channel(f"unix:{socket}") as channel:
+        listen = Listen(socket=f"{folder}/s.sock")
+        with running(engine, listen), grpc.insecure_channel(f"unix:{listen.socket}") as channel:
             yield Client(channel)
 
 

@@ -45,7 +45,8 @@ def test_a_case_that_fails_has_its_place_and_exit_1(tmp_path: Path) -> None:
 
 
 def test_coverage_is_a_finding(tmp_path: Path) -> None:
-    assert run("test", REFERENCE, "--coverage").exit_code == 0
+    covered = run("test", REFERENCE, "--coverage")
+    assert (covered.exit_code, "8 of 8 policies decide a case" in covered.output) == (0, True)
     folder = copy(tmp_path)
     (folder / "tests" / "administration.yaml").unlink()
     done = run("test", folder, "--coverage")

@@ -135,17 +135,22 @@ def test_nothing_goes_round_ext_authz() -> None:
         (path,) = route["match"].values()
         assert path.startswith("/openai/v1/")
     assert host["routes"][-1]["match"] == {"prefix": "/openai/v1/"}
-    assert {key for mapping in mappings(made) for key in mapping}.isdisjoint({"upgrade_configs", "disabled"})
+    assert {key for mapping in mappings(made) for key in mapping}.isdisjoint({"upgrade_configs"})
+    assert [mapping["name"] for mapping in mappings(made) if "disabled" in mapping] == ["envoy.filters.http.json_to_metadata"]
 
 
 def test_a_route_changes_how_much_is_read_and_nothing_else_of_ext_authz() -> None:
     made = config(max_upload_bytes=77)
     changes = {
-        route["match"]["path"]: route["typed_per_filter_config"]
+        next(iter(route["match"].values())): route["typed_per_filter_config"]
         for route in manager(made)["route_config"]["virtual_hosts"][0]["routes"]
         if "typed_per_filter_config" in route
     }
-    for path in ("/openai/v1/audio/transcriptions", "/openai/v1/audio/translations"):
+    on = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
+    for path in ("/openai/v1/files", "/openai/v1/batches"):
+        assert changes[path].pop("envoy.filters.http.json_to_metadata") == on
+    assert changes.pop("/openai/v1/batches") == {}
+    for path in ("/openai/v1/audio/transcriptions", "/openai/v1/audio/translations", "/openai/v1/files"):
         (name,) = changes[path]
         assert name == "envoy.filters.http.ext_authz"
         changed = changes.pop(path)[name]

@@ -30,7 +30,7 @@ from authz.errors import StoreUnavailable
 from authz.identity.keys import IssuedKey, digest, mint
 from authz.model import Allow, Decision, DecisionRecord, Deny, Reply, SettlementRecord, Usage
 from authz.quota.ledger import State
-from authz.settings import read_settings
+from authz.settings import Listen, read_settings
 from authz.telemetry.watch import Watcher
 from demo.envoy import Envoy
 from demo.stack import wait_for
@@ -231,19 +231,23 @@ def doors(folder: Path) -> Iterator[dict[str, Door]]:
             return engine, _issue(engine)
 
         found: dict[str, Door] = {}
-        engine, secrets = opened("envoy")
-        socket = folder / "s.sock"
-        stack.enter_context(running(engine, socket))
-        options = EnvoyOptions(
-            listen="127.0.0.1:0",
-            admin_socket=str(folder / "a.sock"),
-            sidecar_sockets=(str(socket),),
-            upstream=Upstream("127.0.0.1", groq.port, tls=False),
-            max_body_bytes=MAX_BODY_BYTES,
-        )
-        envoy = stack.enter_context(Envoy(folder, render(options), options.admin_socket))
-        wait_for("the sidecar to be healthy", lambda: _healthy(envoy))
-        found["envoy"] = EnvoyDoor(engine, secrets, envoy)
+        for name, listen in {
+            "envoy": Listen(socket=str(folder / "s.sock")),
+            "envoy, over grpcio": Listen(socket=str(folder / "g.sock"), transport="grpcio"),
+        }.items():
+            engine, secrets = opened(name)
+            stack.enter_context(running(engine, listen))
+            options = EnvoyOptions(
+                listen="127.0.0.1:0",
+                admin_socket=str(folder / f"{listen.transport}.a"),
+                check_sockets=(listen.check_socket,),
+                sidecar_sockets=(listen.socket,),
+                upstream=Upstream("127.0.0.1", groq.port, tls=False),
+                max_body_bytes=MAX_BODY_BYTES,
+            )
+            envoy = stack.enter_context(Envoy(folder / name, render(options), options.admin_socket))
+            wait_for("a healthy sidecar", lambda: _healthy(envoy))  # noqa: B023  # used at once
+            found[name] = EnvoyDoor(engine, secrets, envoy)
 
         engine, secrets = opened("grpc")
         found["grpc"] = GrpcDoor(engine, secrets, stack.enter_context(client_of(engine)))

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ from click.testing import CliRunner, Result
 
 from authz.bundle import Bundle, load_bundle
 from authz.cli import cli
-from authz.model import Meter, Usage
-from authz.quota.ledger import Actual, Hold, Terms
 from authz.quota.path import applied_to
 from authz.reporting import usage as reporting
 from authz.reporting.usage import By, Query, UsageReport
 from authz.store import Store, open_store
 from tests.place import lay_out
+from tests.reporting.books import USD, Books, at
 
-USD = 1_000_000_000
 QUOTAS = """
 time_zone: Europe/Berlin
 quotas:
@@ -33,10 +30,6 @@ quotas:
   - {id: rate, scope: 'Org::"acme"', what: requests, limit: 500/minute}
 """
 SMALL, LARGE = "openai/gpt-oss-20b", "llama-3.3-70b-versatile"
-
-
-def at(text: str) -> int:
-    return int(datetime.fromisoformat(text).astimezone(UTC).timestamp()) * 10**9
 
 
 NOON = at("2026-11-20T12:00:00+01:00")
@@ -61,28 +54,6 @@ def store(config: Path) -> Iterator[Store]:
     found = open_store(f"sqlite:///{config.parent / 'authz.db'}")
     yield found
     found.close()
-
-
-class Books:
-    """Writes what requests would have written."""
-
-    def __init__(self, bundle: Bundle, store: Store) -> None:
-        self._bundle, self._store, self._number = bundle, store, 0
-
-    def use(self, day: str, key: str, model: str, usd: float, *, pending: bool = False, user: str = "") -> None:
-        """One request of `usd`, for which twice as much was the bound, with 1,000 tokens in (400 cached) and 100 out."""
-        member = self._bundle.directory.keys[key].principal
-        amount = round(usd * USD)
-        bound = 2 * amount
-        terms = Terms(day, "acme", member.team.id, user, key, model, "chat", None, {Meter.SPEND: bound})
-        applied = self._bundle.quotas.applying(member, model, ())
-        now_ns = at(f"{day}T11:00:00+01:00")
-        charges = tuple(each.charge(amount) for each in applied if each.quota.meter is Meter.SPEND)
-        self._number += 1
-        name = f"r{self._number}"
-        self._store.reserve(Hold(name, "", charges, terms, 10**15), now_ns)
-        if not pending:
-            self._store.settle(name, Actual({Meter.SPEND: amount}, Usage(1000, 100, 400)), now_ns)
 
 
 @pytest.fixture

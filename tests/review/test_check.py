@@ -11,7 +11,7 @@ import pytest
 from authz.errors import ConfigError
 from authz.review.check import Checked, check
 from authz.review.findings import Severity
-from tests.bundle.folders import REFERENCE
+from tests.bundle.folders import REFERENCE, copy, edit
 from tests.review.small import NOW_NS, bundle
 
 
@@ -98,3 +98,45 @@ def test_a_folder_that_cannot_be_read_is_no_crash(tmp_path: Path) -> None:
     os.symlink("nowhere", folder / "b.cedar")
     (finding,) = checked(folder).findings
     assert finding.message == "cannot be read: no such file or directory"
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    """Each part by itself: whoever mends a bundle sees all of it, not one error a run."""
+    folder = copy(tmp_path)
+    edit(folder, "research.cedar", 'principal in Team::"research"', 'principal in Taem::"research"')
+    edit(folder, "analytics.cedar", "context.spend.org.percent", "context.spend.orgs.percent")
+    edit(folder, "chatbot.cedar", "permit (", "premit (")
+    edit(folder, "directory.yaml", "roles: [reader]", "roles: [raeder]")
+    edit(folder, "models.yaml", 'input: "0.60"', 'input: "0.60x"')
+    edit(folder, "quotas.yaml", "limit: 500 USD/month", "limit: 500 EUR/month")
+    edit(folder, "quotas.yaml", "limit: 60/minute", "limit: 60/fortnight")
+    edit(folder, "tests/limits.yaml", "expect:", "expects:")
+    found = check(folder, NOW_NS)
+    assert (found.bundle, found.clean) == ("", False)
+    told = [(finding.file.rpartition("/")[2], finding.message) for finding in found.findings]
+    expected = [
+        ("analytics.cedar", "attribute `spend.orgs`"),
+        ("chatbot.cedar", "invalid policy effect: premit"),
+        ("directory.yaml", "unknown role `raeder`"),
+        ("models.yaml", "expected an amount in USD"),
+        ("quotas.yaml", "quota `org-spend`: found the currency `EUR`"),
+        ("quotas.yaml", "quota `batch-processor-requests`: found `60/fortnight`"),
+        ("research.cedar", "unrecognized entity type `Taem`"),
+        ("limits.yaml", "expects: unknown field, expected "),
+    ]
+    assert [name for name, _ in told] == [name for name, _ in expected]
+    assert all(part in message for (_, message), (_, part) in zip(told, expected, strict=True)), told
+    assert all(finding.line and finding.excerpt for finding in found.findings)
+
+
+def test_every_name_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    folder = copy(tmp_path)
+    edit(folder, "directory.yaml", "  research: {note: compares models}\n", "")
+    edit(folder, "directory.yaml", "[chatbot, analytics, research]", "[chatbot, analytics]")
+    edit(folder, "directory.yaml", "  rhea: {teams: [research], roles: [reader]}\n", "")
+    edit(folder, "directory.yaml", "  research-lab: {team: research, note: experiments}\n", "")
+    edit(folder, "quotas.yaml", 'Key::"batch-processor"', 'Key::"batch-procesor"')
+    told = [finding.message for finding in check(folder, NOW_NS).findings]
+    assert 'policy `research-models` names Team::"research", which does not exist' in told
+    assert 'quota `batch-processor-requests`: Key::"batch-procesor" does not exist' in told
+    assert sum("is no key and no user of the directory" in message for message in told) > 2

@@ -411,6 +411,54 @@ def test_a_role_or_group_that_nothing_speaks_of_is_a_note(tmp_path: Path) -> Non
     assert linted(folder) == ()
 
 
+VALUES = [
+    # a condition, and what is told of it; nothing where it is right
+    ("context.time.weekday == 0", "unknown-value: `context.time.weekday` is 1 to 7: it is never 0"),
+    ("context.stream || 24 <= context.time.hour", "unknown-value: `context.time.hour` is 0 to 23: it is never at least 24"),
+    ("!(context.time.minute != 60)", "unknown-value: `context.time.minute` is 0 to 59: it is never 60"),
+    ("context.spend.org.percent < 0", "unknown-value: `context.spend.org.percent` is 0 or more: it is never below 0"),
+    ('context.service_tier == "flexx"', "unknown-value: `context.service_tier` is never `flexx`, expected one of"),
+    ('["flex", "fast"].contains(context.service_tier)', "unknown-value: `context.service_tier` is never `fast`"),
+    ('"chat" != context.endpoint', "unknown-value: `context.endpoint` is never `chat`, expected one of"),
+    ("context.time.hour > 18 && context.time.hour < 6", "never-matches: its conditions never hold: they leave no"),
+    ("context.tools && context.stream && !context.tools", "never-matches: its conditions never hold: they"),
+    ("context.spend.key.percent == 80 && !(context.spend.key.percent <= 80)", "never-matches"),
+    ("context.time.hour > 18 || context.time.hour < 6", ""),
+    ("context.time.hour >= 23 && context.time.weekday >= 7 && context.time.minute == 59", ""),
+    ("context.time.hour > 8 && context.time.hour < 10", ""),
+    ("!(context.tools && context.stream) && context.tools", ""),
+    ('["flex", "performance"].contains(context.service_tier) && context.endpoint == "chat.completions"', ""),
+    ("context.spend.org.percent >= 100 || context.window.key.percent > 250", ""),
+    ("if context.tools then !context.tools else context.stream", ""),
+    ("context.max_output_tokens > 512 && context.input_tokens == 0", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["when", "unless"])
+@pytest.mark.parametrize(("condition", "told"), VALUES, ids=[condition for condition, _ in VALUES])
+def test_what_the_context_never_is(tmp_path: Path, condition: str, told: str, kind: str) -> None:
+    body = f"!({condition})" if kind == "unless" else condition
+    more = f'@id("x") forbid (principal in Team::"app", {INFER}, resource in ModelGroup::"fast")\n{kind} {{ {body} }};'
+    found = [each for each in linted(bundle(tmp_path, more=more)) if each.severity is Severity.WARNING]
+    assert [f"{each.rule}: {each.message}".startswith(told) for each in found] == ([True] if told else [])
+    assert all(each.excerpt[each.column - 1 :].startswith("context.") for each in found)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "told"),
+    [
+        ('@moed("shadow")', '`@moed` means nothing here, expected `@mode("shadow")`'),
+        ('@Mode("trial")', '`@Mode` means nothing here, expected `@mode("trial")`'),
+        ('@ID("x")', '`@ID` means nothing here, expected `@id("x")`'),
+        ('@mode("shadow")', None),
+        ('@owner("security") @model("m1") @reviewed("2026-11-29")', None),
+    ],
+)
+def test_an_annotation_with_a_slip(tmp_path: Path, annotation: str, told: str | None) -> None:
+    more = f'@id("x") {annotation} forbid (principal in Team::"app", {INFER}, resource) when {{ context.tools }};'
+    assert said(bundle(tmp_path, more=more)).get("unknown-annotation") == told
+
+
 DATED = [
     ("permit", "when { context.time.date <= 20261129 }", True),
     ("permit", "when { context.time.date < 20261130 && context.stream }", True),

@@ -61,6 +61,10 @@ ATOMS = (
     "context.time.date < 20270101",
     "20261130 <= context.time.date",
     "context has source_ip",
+    "context.time.hour < 1",
+    "context.time.hour >= 12",
+    "context.time.hour != 24",
+    "context.time.weekday == 0",
 )
 CONDITIONS = st.recursive(
     st.sampled_from(ATOMS),

@@ -15,7 +15,7 @@ from authz.model import DecisionRecord, Record, SettlementRecord
 from authz.review.recordfile import read_records, since
 from authz.review.replay import Outcomes, run, time_ns
 from tests.bundle.folders import REFERENCE, copy, edit
-from tests.review import traffic
+from tests.review import replayspeed, traffic
 
 DECISIONS = 1_200
 
@@ -60,6 +60,12 @@ def test_under_the_same_bundle_nothing_changes(records: Path) -> None:
     assert outcomes.spend
     for spend in outcomes.spend.values():
         assert spend.before_nanousd == spend.after_nanousd > 0
+
+
+def test_days_of_traffic_are_replayed_without_a_change(tmp_path: Path) -> None:
+    """The long run, which tells the time: `python -m tests.review.replayspeed --decisions 100000`."""
+    result = replayspeed.measure(250, tmp_path, a_day=100)
+    assert (result.decisions, result.changed) == (300, 0)
 
 
 def test_a_permit_that_is_gone_denies_exactly_what_it_had_allowed(tmp_path: Path, records: Path) -> None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from authz.reporting.usage import UsageLine
 
-WIDTH: Final = 720
+WIDTH: Final = 1_040
 HEIGHT: Final = 180
 _GAP: Final = 0.25
 _STEPS: Final = (1, 2, 2.5, 5, 10)

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -16,7 +17,7 @@ from authz.api.admin.recent import Recent, Recorded
 from authz.bundle import Bundle
 from authz.compose import Engine
 from authz.identity.issuing import Issuing, shown
-from authz.model import DecisionRecord, Meter, Principal, QuotaState, SettlementRecord, Uid
+from authz.model import NANOS_PER_USD, DecisionRecord, Meter, Principal, QuotaState, SettlementRecord, Uid
 from authz.policy import Policy
 from authz.quota.definitions import parse_uid
 from authz.reporting import usage as reporting
@@ -30,6 +31,7 @@ from authz.review.suite import principal_of
 MOST_QUOTAS: Final = 500
 Done = TypeVar("Done")
 _MOST_MATRICES: Final = 16
+_CENT: Final = NANOS_PER_USD // 100
 
 
 class QuotaRow(Struct, frozen=True):
@@ -303,7 +305,7 @@ class Facts:
             if policy is None:
                 yield PolicyText(name, "", part, "no longer in the bundle in force", "")
             else:
-                yield PolicyText(name, policy.effect.value, part, f"{policy.file}:{policy.line}", policy.text)
+                yield PolicyText(name, policy.effect.value, part, f"{Path(policy.file).name}:{policy.line}", policy.text)
 
     def _instead(self, record: DecisionRecord) -> tuple[str, ...]:
         if record.principal is None or record.action is None or not record.models:
@@ -339,10 +341,16 @@ def decided(recorded: Recorded) -> Decided:
     )
 
 
+def _to_the_cent(nanos: int) -> int:
+    """Where there is a dollar, what is below a cent is noise to the eye; `limit` and `used` have it all."""
+    return round(nanos / _CENT) * _CENT if nanos >= NANOS_PER_USD else nanos
+
+
 def quota_row(state: QuotaState, alerts_at: tuple[int, ...]) -> QuotaRow:
     spend = state.meter is Meter.SPEND
     limit_shown, used_shown = (
-        f"{usd(n)} USD" if spend else f"{n:,} {state.meter.value.replace('_', ' ')}" for n in (state.limit, state.used)
+        f"{usd(_to_the_cent(n))} USD" if spend else f"{n:,} {state.meter.value.replace('_', ' ')}"
+        for n in (state.limit, state.used)
     )
     return QuotaRow(
         quota=state.quota,

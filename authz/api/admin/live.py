@@ -38,8 +38,7 @@ class Live:
         try:
             with watching(self._shared.engine.watched, self._draining) as heard:
                 facts, proved_ns, quiet = Facts(self._shared, prove()), self._clock(), 0
-                for line in reversed(facts.decisions(at_most=FIRST)):
-                    yield _event("decision", line)
+                yield b"".join(_event("decision", line) for line in reversed(facts.decisions(at_most=FIRST)))
                 async for record, dropped in heard:
                     if self._clock() - proved_ns >= PROVE_AGAIN_NS:
                         administrator = proved(prove)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any, Final, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,7 +44,14 @@ def environment() -> Environment:
     made.filters["moment"] = lambda text: text[:19].replace("T", " ")
     made.filters["short"] = lambda text: text.removeprefix("sha256:")[:12]
     made.filters["wait"] = wait
+    made.filters["file"] = lambda path: PurePath(path).name
+    made.filters["money"] = money
     return made
+
+
+def money(text: str) -> str:
+    """Dollars for a glance: to the cent where there is one."""
+    return f"{float(text):,.2f}" if float(text) >= 1 else text
 
 
 def wait(seconds: float) -> str:
@@ -245,17 +253,21 @@ class _Column(NamedTuple):
 
 
 def _table(found: Matrix) -> Mapping[str, Any]:
-    """Columns that say the same of everybody are one; a cell has its outcome and on what it hangs."""
+    """Columns that say the same of everybody are one, and what nobody may do is none of them."""
     merged: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for action, resource in found.columns:
         texts = tuple(_words(row.cells.get(action, {}).get(resource)) for row in found.rows)
         merged.setdefault(texts, []).append((action, resource))
-    columns = []
+    columns, nobody = [], []
     for uses in merged.values():
         by_resource: dict[str, list[str]] = {}
         for action, resource in uses:
             by_resource.setdefault(resource, []).append(action)
-        columns.append(_Column(list(by_resource.items()), *uses[0]))
+        given = (row.cells.get(uses[0][0], {}).get(uses[0][1]) for row in found.rows)
+        if all(cell is None or cell.outcome.value == "deny" for cell in given):
+            nobody += list(by_resource.items())
+        else:
+            columns.append(_Column(list(by_resource.items()), *uses[0]))
     rows = []
     for row in found.rows:
         cells = [row.cells.get(column.action, {}).get(column.resource) for column in columns]
@@ -266,7 +278,7 @@ def _table(found: Matrix) -> Mapping[str, Any]:
                 "cells": [{"outcome": cell.outcome.value if cell else "none", "note": _words(cell)} for cell in cells],
             }
         )
-    return {"columns": columns, "rows": rows, "digest": found.bundle}
+    return {"columns": columns, "rows": rows, "nobody": nobody, "digest": found.bundle}
 
 
 def _words(cell: Cell | None) -> str:

@@ -63,6 +63,8 @@ Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
 @_typing.final
 class UpstreamRoom(_message.Message):
+    """One of the upstream's limits."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     UPSTREAM_FIELD_NUMBER: _builtins.int
@@ -73,17 +75,19 @@ class UpstreamRoom(_message.Message):
     TEAMS_FIELD_NUMBER: _builtins.int
     LEARNED_NS_FIELD_NUMBER: _builtins.int
     upstream: _builtins.str
-    """The upstream key's name in the settings, and a model of the price book."""
+    """the upstream key's name in the settings"""
     model: _builtins.str
+    """of the price book"""
     meter: _builtins.str
-    """`requests` (of a day) or `tokens` (of a minute)."""
+    """`requests` (of a day) or `tokens` (of a minute)"""
     limit: _builtins.int
+    """in the meter's unit"""
     left: _builtins.int
-    """What is left now, by estimate; how many teams have asked for some of it lately; when it was last heard of, in nanoseconds
-    since the Unix epoch.
-    """
+    """what is left now, by estimate"""
     teams: _builtins.int
+    """how many have asked for some of it lately"""
     learned_ns: _builtins.int
+    """when it was last heard of, in nanoseconds since the Unix epoch"""
     def __init__(
         self,
         *,

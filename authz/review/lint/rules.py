@@ -14,6 +14,7 @@ from authz.review.lint.money import quota_never_met, unbounded_permit, unpriced_
 from authz.review.lint.names import unused_entity
 from authz.review.lint.places import Hit, Places
 from authz.review.lint.scopes import never_matches, open_permit, shadowed
+from authz.review.lint.values import unknown_annotation, unknown_value
 from authz.review.lint.world import World
 
 RULES: Final[dict[str, Callable[[World], Iterator[Hit]]]] = {
@@ -25,6 +26,8 @@ RULES: Final[dict[str, Callable[[World], Iterator[Hit]]]] = {
     "quota-never-met": quota_never_met,
     "unused-entity": unused_entity,
     "past-date": past_date,
+    "unknown-value": unknown_value,
+    "unknown-annotation": unknown_annotation,
 }
 """Each rule's docstring says why it matters."""
 

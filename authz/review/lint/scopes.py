@@ -13,6 +13,7 @@ from authz.policy import Effect, Mode, Policy
 from authz.policy.policies import Match
 from authz.review.lint.conditions import Known
 from authz.review.lint.places import Hit, InPolicy
+from authz.review.lint.values import contradiction
 from authz.review.lint.world import INFERENCE, World
 
 Actions = frozenset[str]
@@ -123,6 +124,8 @@ def _at(policy: Policy) -> str:
 def _unmet(world: World, policy: Policy) -> Hit | None:
     if world.holds(policy, Known()) is False:
         return Hit(InPolicy(policy), "its conditions never hold")
+    if (hit := contradiction(world, policy)) is not None:
+        return hit
     actions = world.actions(policy)
     if not actions:
         return Hit(InPolicy(policy), "there is no request for what it is about")
