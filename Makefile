@@ -31,6 +31,9 @@ endpoints-table: $(STAMP)  ## each call of the SDKs in each situation through th
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
+test-grpcio: $(STAMP)  ## the tests through Envoy once more, with Check on grpcio instead of our own transport
+	AUTHZ_TRANSPORT=grpcio $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/e2e tests/envoy tests/test_server.py
+
 chaos: $(STAMP)  ## every fault on both stores under load; a table of what was lost (ARGS="--json", "--only redis --seconds 10")
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
@@ -59,6 +62,15 @@ replay: $(STAMP)  ## replay 100,000 recorded decisions, and say how long it took
 
 screenshots: $(STAMP)  ## renew docs/images, in headless Chromium
 	$(BIN)/python -m tests.admin.screenshots docs/images
+
+bench: $(STAMP)  ## every figure of docs/performance.md, in some ten minutes; writes bench/results.json and the table
+	@$(BIN)/python -m bench
+
+bench-quick: $(STAMP)  ## the most of it in under 50 seconds; writes nothing, and its last line is the summary
+	@$(BIN)/python -m bench --quick
+
+profile: $(STAMP)  ## where a decision's time goes, phase by phase; `ARGS=--functions` by function
+	@$(BIN)/python -m bench.phases $(ARGS)
 
 lock: $(STAMP)  ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/runtime.txt

@@ -88,7 +88,7 @@ class Fallback:
 
     def reserve(self, hold: Hold, now_ns: int) -> Held | Full:
         declared = declaration(hold.charges)
-        if declared is not OnStoreError.DENY and now_ns < self._ask_again_ns:
+        if declared is not _DENY and now_ns < self._ask_again_ns:
             return self._admit(hold, declared, now_ns)
         try:
             return self._in_its_own_name(hold, self._store.reserve(hold, now_ns), now_ns)
@@ -269,10 +269,19 @@ class Fallback:
 
 def declaration(charges: tuple[Charge, ...]) -> OnStoreError:
     """What the enforced quotas declare together: the strictest refuses, and of the others the loosest names how it passed."""
-    declared = {charge.on_store_error for charge in charges if charge.enforced}
-    if not declared or OnStoreError.DENY in declared:
-        return OnStoreError.DENY
-    return OnStoreError.ALLOW if OnStoreError.ALLOW in declared else OnStoreError.SHARE
+    found: OnStoreError | None = None
+    for charge in charges:
+        if charge.enforced:
+            declared = charge.on_store_error
+            if declared is _DENY:
+                return declared
+            if found is not _ALLOW:
+                found = declared
+    return found or _DENY
+
+
+_DENY: Final = OnStoreError.DENY
+_ALLOW: Final = OnStoreError.ALLOW
 
 
 _STATES: Final = {Event.SETTLE: State.SETTLED, Event.VOID: State.VOIDED}

@@ -188,8 +188,8 @@ class StandIn:
         self.control: Final = Control(upstream_key)
         self.behave: Final = self.control.behave
         self.received: Final = self.control.received
-        self.keep_only: Final = self.control.keep_only
         self.desk: Final = self.control.desk
+        self.keep_only: Final = self.control.keep_only
         self._wanted_port = port
         self._listener: socket.socket | None = None
         self._server = _server(self.control)

@@ -246,6 +246,6 @@ def test_a_client_cannot_ask_for_more_than_the_model_has() -> None:
 
 def test_cost_is_exact_and_rounded_up_once() -> None:
     odd = Price(input=75_000_000, output=300_000_000, cached_input=37_500_000)
-    assert estimate.cost_nanousd(Usage(input_tokens=3, output_tokens=1, cached_tokens=1), odd) == 2 * 75 + 38 + 300
-    assert estimate.cost_nanousd(Usage(input_tokens=4, output_tokens=0, cached_tokens=2), odd) == 2 * 75 + 75
+    assert estimate.amounts(Usage(input_tokens=3, output_tokens=1, cached_tokens=1), odd)[Meter.SPEND] == 2 * 75 + 38 + 300
+    assert estimate.amounts(Usage(input_tokens=4, output_tokens=0, cached_tokens=2), odd)[Meter.SPEND] == 2 * 75 + 75
     assert estimate.amounts(Usage(input_tokens=10, output_tokens=5, cached_tokens=4), odd)[Meter.TOKENS] == 11
