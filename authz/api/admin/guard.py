@@ -72,7 +72,7 @@ def same(said: str, expected: str) -> bool:
 class Guard:
     """Refuses whoever asks for another host: a name of somebody else's that leads here (DNS rebinding) reaches nothing.
 
-    And what a page of another origin asks for by itself: on one machine a cookie comes along with that, for ports keep none apart.
+    And what a page of another origin asks for by itself: on one machine a cookie comes along, for ports keep none apart.
     """
 
     def __init__(self, app: ASGIApp, place: Place) -> None:
