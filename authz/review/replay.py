@@ -6,8 +6,8 @@ budget that is lowered refuses from the request on at which it would have been r
 the bundle of the records begins with what it held when it first appears in them.
 
 A budget has the candidate's limit: what somebody raised it by for that period is not part of a bundle. What had been denied
-has no settlement: where the candidate allows it, it is taken to use what was expected of it. A repeated prompt, a longer answer,
-a client that would have stopped: of these a replay knows nothing.
+has no settlement: where the candidate allows it, it is taken to use what was expected of it. A repeated prompt, a longer
+answer, a client that would have stopped: of these a replay knows nothing.
 """
 
 from __future__ import annotations
