@@ -31,6 +31,9 @@ endpoints-table: $(STAMP)  ## each call of the SDKs in each situation through th
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
+test-grpcio: $(STAMP)  ## the tests through Envoy once more, with Check on grpcio instead of our own transport
+	AUTHZ_TRANSPORT=grpcio $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/e2e tests/envoy tests/test_server.py
+
 lint: $(STAMP)  ## ruff: rules and formatting; the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -97,6 +97,7 @@ class Engine:
                 settings,
                 environ=environ,
                 instance=secrets.token_hex(8),
+                chance=secrets.SystemRandom().random,
                 bundle=self._bundle_state,
                 serving=serving,
                 stack=stack,
@@ -255,6 +256,7 @@ class Engine:
     def tick(self) -> None:
         """One round of the background work. Raises `StoreUnavailable`; the next round goes on where this one stopped."""
         now_ns = self._clock()
+        self._metrics.flush()
         self._upstreams.refresh()
         self.fallback.tidy(now_ns, _CATCH_UP)  # needs no store, and is needed most where there is none
         self._ring.refresh()  # for who calls this by hand; a process that has started does not wait for its turn here

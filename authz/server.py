@@ -180,12 +180,22 @@ class Sidecar:
         return stream_response()
 
 
-async def run(engine: Engine, listen: Listen) -> None:
-    """Serves until SIGTERM or SIGINT, then drains."""
+async def run(engine: Engine, listen: Listen, *, supervised: bool = False) -> None:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    supervised  standard input is a pipe from a supervisor, who writes nothing: where it ends, so has the supervisor
+    """
     sidecar = Sidecar(engine, listen)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, sidecar.stop)
+    if supervised:
+
+        def ended() -> None:
+            loop.remove_reader(0)
+            sidecar.stop()
+
+        loop.add_reader(0, ended)
     await sidecar.serve()
 
 

@@ -102,6 +102,7 @@ class Stack:
     settings    more lines of the settings · envoy: more fields of theirs under `envoy`
     keys        where the upstream keys are, as the settings say it
     tls         what clients speak to Envoy, as the settings say it; empty for plain text
+    serving     more fields of the settings under `listen`; the transport is what AUTHZ_TRANSPORT says, where it says something
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Stack:
         envoy: str = "",
         keys: str = "key_env: GROQ_API_KEY",
         tls: str = "",
+        serving: str = "",
     ) -> None:
         self.folder: Final = folder
         self.config: Final = folder / "authz.yaml"
@@ -122,6 +124,8 @@ class Stack:
         self._change, self._groq_key, self._listen, self._extra = change, groq_key, listen, settings
         self._keys, self._envoy = keys, envoy
         self._tls = f"tls: {tls}" if tls else ""
+        transport = os.environ.get("AUTHZ_TRANSPORT")
+        self._serving = "".join(f", {fields}" for fields in (f"transport: {transport}" if transport else "", serving) if fields)
         self._resources = ExitStack()
         self.groq = StandIn(STAND_IN_KEY)
 
@@ -163,7 +167,7 @@ class Stack:
             "store: sqlite:///authz.db\n"
             "operator: olivia\n"
             f"upstream: {upstream}\n"
-            "listen: {socket: s.sock, drain_s: 1.5}\n"
+            f"listen: {{socket: s.sock, drain_s: 1.5{self._serving}}}\n"
             f"envoy: {{listen: '{self._listen}', {front}}}\n"
             "records: {file: decisions.jsonl}\n" + self._extra,
             encoding="utf-8",
