@@ -19,7 +19,7 @@ from authz import Allow, Authorizer, Deny, Usage, chat_request, read_settings
 from authz.store import open_store
 from demo.answers import Behaviour
 from demo.answers import Usage as UpstreamUsage
-from demo.stack import STAND_IN_KEY, wait_for
+from demo.stack import STAND_IN_KEY
 from tests.e2e.conftest import CHAT, MESSAGES, SMALL, Client, add_quotas
 from tests.issued import put
 
