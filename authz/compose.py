@@ -149,7 +149,7 @@ class Engine:
             scheme = "https" if self.upstream.tls else "http"
             reader = Reader(f"{scheme}://{self.upstream.host}:{self.upstream.port}{PREFIX}")
             stack.callback(reader.close)
-            self._collector = Collector(
+            self.collector = Collector(
                 self.store,
                 self.settler,
                 read=reader,
@@ -303,7 +303,7 @@ class Engine:
         """Beside the other background work: an upstream that is slow to answer holds nothing up."""
         while not self._closing.wait(BATCHES_S):
             try:
-                while self._collector.collect() and not self._closing.is_set():
+                while self.collector.collect() and not self._closing.is_set():
                     continue
             except StoreUnavailable as error:
                 _log.error("batches cannot be settled", extra={"error": str(error)})
