@@ -115,7 +115,8 @@ def as_check(request: Request) -> bytes:
 def ask(path: Path | str, check: bytes) -> None:
     """Raises `AssertionError` unless it is allowed: h2load itself looks at no answer."""
     with grpc.insecure_channel(f"unix:{path}") as channel:
-        found = check_pb2.CheckResponse.FromString(channel.unary_unary(CHECK)(check, timeout=10))
+        asked: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(CHECK)
+        found = check_pb2.CheckResponse.FromString(asked(check, timeout=10))
     if found.status.code or not found.HasField("ok_response"):
         raise AssertionError(f"expected an allow, found {found}")
 
@@ -148,7 +149,7 @@ def throughput_and_memory(rounds: int, requests: int) -> list[Figure]:
             )
         ask(sidecar, one.check)
         with grpc.insecure_channel(f"unix:{sidecar}") as channel:
-            call = channel.unary_unary(CHECK)
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(CHECK)
             for check in one.checks:
                 call(check, timeout=10)
         what = f"resident memory of a worker that has decided for each of {TEAMS:,} teams: {KEYS:,} keys, {TEAMS:,} policies"
