@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from authz.administration import NotPermitted
 from authz.cli import cli
 from authz.errors import ConfigError
 from tests.bundle.folders import REFERENCE, copy, edit
@@ -46,7 +47,7 @@ def test_a_case_that_fails_has_its_place_and_exit_1(tmp_path: Path) -> None:
 
 def test_coverage_is_a_finding(tmp_path: Path) -> None:
     covered = run("test", REFERENCE, "--coverage")
-    assert (covered.exit_code, "8 of 8 policies decide a case" in covered.output) == (0, True)
+    assert (covered.exit_code, "9 of 9 policies decide a case" in covered.output) == (0, True)
     folder = copy(tmp_path)
     (folder / "tests" / "administration.yaml").unlink()
     done = run("test", folder, "--coverage")
@@ -89,6 +90,10 @@ def test_an_explanation_looks_at_the_live_quotas(tmp_path: Path) -> None:
     found = document("explain", *config, "--model", "llama-3.1-8b-instant")
     used = {quota["state"]["quota"]: quota["state"]["used"] for quota in found["quotas"]}
     assert used["batch-processor-requests"] == 7
+    assert document("explain", *config, "--model", "llama-3.1-8b-instant", "--as", "ana") == found
+    refused = run("explain", *config, "--model", "llama-3.1-8b-instant", "--as", "dev").exception
+    assert isinstance(refused, NotPermitted)
+    assert str(refused) == 'User::"dev" may not `usage.read` on Key::"batch-processor"'
 
 
 @pytest.mark.parametrize(
