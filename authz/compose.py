@@ -18,6 +18,7 @@ from authz.alerts import Deliverer, Format, Webhook, WebhookError
 from authz.bundle import Bundle, BundleSource
 from authz.bundle.watch import Watcher
 from authz.clock import Clock, system_clock
+from authz.collecting import Collector, reader
 from authz.errors import ConfigError, StoreUnavailable
 from authz.fallback import Fallback
 from authz.identity.authentication import Authenticator
@@ -25,7 +26,8 @@ from authz.identity.credentials import KeyRing
 from authz.identity.jwks import KeySets, fetch
 from authz.identity.tokens import TokenReader
 from authz.identity.upstream import UpstreamKey, Upstreams, UpstreamSource, named
-from authz.model import Meter, Outcome, QuotaState, Receipt, UpstreamLimit, UpstreamRoom
+from authz.inference.endpoints import PREFIX
+from authz.model import Meter, Outcome, QuotaState, Receipt, Secret, UpstreamLimit, UpstreamRoom
 from authz.pdp import Pdp
 from authz.published import Published
 from authz.quota.calibration import Calibration, Observed
@@ -46,6 +48,9 @@ TICK_S: Final = 0.5
 
 KEYS_S: Final = 0.4
 """How often issued keys are read again: well within the second in which a revocation is promised."""
+
+BATCHES_S: Final = 1.0
+"""How often it is looked for batches that are due."""
 
 _SWEEP: Final = 500
 _CATCH_UP: Final = 5_000
@@ -92,6 +97,7 @@ class Engine:
                 settings,
                 environ=environ,
                 instance=secrets.token_hex(8),
+                chance=secrets.SystemRandom().random,
                 bundle=self._bundle_state,
                 serving=serving,
                 stack=stack,
@@ -140,10 +146,20 @@ class Engine:
                 limited=self._learn_limits,
                 unknown=metrics.unknown_reservation,
             )
+            scheme = "https" if self.upstream.tls else "http"
+            self._collector = Collector(
+                self.store,
+                self.settler,
+                read=reader(f"{scheme}://{self.upstream.host}:{self.upstream.port}{PREFIX}"),
+                key=self._secret,
+                clock=clock,
+                every_ns=self.upstream.batch_poll_s * 1_000_000_000,
+            )
             watch(telemetry.meters, keys=lambda: len(self._ring), waiting=lambda: len(self._late), budgets=self._budgets)
             self._ticker = threading.Thread(target=self._run, name="authz-ticker", daemon=True)
             self._key_reader = threading.Thread(target=self._read_keys, name="authz-keys", daemon=True)
             self._fetcher = threading.Thread(target=self._fetch_keys, name="authz-jwks", daemon=True)
+            self._batch_keeper = threading.Thread(target=self._collect_batches, name="authz-batches", daemon=True)
             self._resources = stack.pop_all()
 
     @property
@@ -154,6 +170,10 @@ class Engine:
     def upstream_key(self, team: str, now_ns: int) -> UpstreamKey | None:
         """The one that a team's next request goes with."""
         return self._upstreams.find(team, now_ns)
+
+    def _secret(self, team: str, now_ns: int) -> Secret | None:
+        found = self._upstreams.find(team, now_ns)
+        return found.secret if found is not None else None
 
     @property
     def clock(self) -> Clock:
@@ -192,6 +212,7 @@ class Engine:
         self._ticker.start()
         self._key_reader.start()
         self._fetcher.start()
+        self._batch_keeper.start()
         if self._deliverer is not None:
             self._deliverer.start()
         if self._watcher is not None:
@@ -202,11 +223,14 @@ class Engine:
         if self._watcher is not None:
             self._watcher.stop()
         self._closing.set()
-        for thread in (self._ticker, self._key_reader, self._fetcher):
+        for thread in (self._ticker, self._key_reader, self._fetcher, self._batch_keeper):
             if thread.is_alive():
                 thread.join()
         with suppress(StoreUnavailable):
+            # What stands in this process's memory only, as far as the store takes it now.
+            self._catch_up(self._clock())
             self._ring.flush()
+            self.calibration.flush(self._clock())
         if self._deliverer is not None:
             self._deliverer.close()
         self._resources.close()
@@ -232,13 +256,11 @@ class Engine:
     def tick(self) -> None:
         """One round of the background work. Raises `StoreUnavailable`; the next round goes on where this one stopped."""
         now_ns = self._clock()
+        self._metrics.flush()
         self._upstreams.refresh()
         self.fallback.tidy(now_ns, _CATCH_UP)  # needs no store, and is needed most where there is none
         self._ring.refresh()  # for who calls this by hand; a process that has started does not wait for its turn here
-        self.settler.tell(self.fallback.catch_up(now_ns, _CATCH_UP))
-        while self._late:
-            self.settler.settle(self._late[0])
-            self._late.popleft()
+        self._catch_up(now_ns)
         expired = _SWEEP
         while expired == _SWEEP:
             expired = self.settler.expire(_SWEEP)
@@ -252,6 +274,13 @@ class Engine:
             self.store.prune(now_ns, self._keep_ns, _SWEEP)
         self.store.checkpoint()
         self._published.tell(self.bundle)
+
+    def _catch_up(self, now_ns: int) -> None:
+        """What was admitted, and what was settled, while the store did not answer."""
+        self.settler.tell(self.fallback.catch_up(now_ns, _CATCH_UP))
+        while self._late:
+            self.settler.settle(self._late[0])
+            self._late.popleft()
 
     def _read_keys(self) -> None:
         """Beside the other background work: however much there is to settle, it holds up no revocation."""
@@ -267,6 +296,14 @@ class Engine:
             self.key_sets.refresh(self.bundle.directory.issuers.values(), self._clock())
             if self._closing.wait(_JWKS_S):
                 return
+
+    def _collect_batches(self) -> None:
+        """Beside the other background work: an upstream that is slow to answer holds nothing up."""
+        while not self._closing.wait(BATCHES_S):
+            try:
+                self._collector.collect()
+            except StoreUnavailable as error:
+                _log.error("batches cannot be settled", extra={"error": str(error)})
 
     def _run(self) -> None:
         while not self._closing.wait(TICK_S):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType
@@ -62,7 +63,7 @@ class Secret:
     __hash__ = None  # type: ignore[assignment]  # a secret is compared, never looked up
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, dict=True):
     """One inference request, as the enforcement point saw it and before anything of it is believed.
 
     headers  names in lower case, values as they came, in order; a name that came twice stands twice
@@ -82,7 +83,14 @@ class Request(Struct, frozen=True):
 
     def header(self, name: str) -> tuple[str, ...]:
         """Every value that came under `name` (lower case)."""
-        return tuple([value for key, value in self.headers if key == name])
+        return self._by_name.get(name, ())
+
+    @cached_property
+    def _by_name(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for name, value in self.headers:
+            found[name] = (*found[name], value) if name in found else (value,)
+        return found
 
 
 class Principal(Struct, frozen=True, cache_hash=True):
@@ -113,6 +121,10 @@ class Ask(Struct, frozen=True):
     inputs             texts that the model reads one by one, each within its context
     audio_seconds      length of the upload, rounded up
     characters         of the text that is to be spoken
+    lines              the requests of a file that is to be a batch, in its order
+    named              the file or batch at the upstream that it is about; its models are those of that, found out later
+    url                what a batch says that every line asks for, as the lines say it
+    window_s           how long a batch may take
     """
 
     endpoint: str
@@ -126,6 +138,30 @@ class Ask(Struct, frozen=True):
     inputs: int = 1
     audio_seconds: int = 0
     characters: int = 0
+    lines: tuple[Ask, ...] = ()
+    named: str = ""
+    url: str = ""
+    window_s: int = 0
+
+
+class Work(Struct, frozen=True):
+    """What the lines of a batch's file ask for, added up; tokens are at most, unless they are expected.
+
+    model, action, url  of every line, the model as the lines name it
+    largest_*           of one line
+    """
+
+    model: str
+    action: str
+    url: str
+    lines: int
+    input_tokens: int
+    output_tokens: int
+    expected_input_tokens: int
+    expected_output_tokens: int
+    largest_input_tokens: int
+    largest_output_tokens: int
+    tools: bool
 
 
 class Estimate(Struct, frozen=True):
@@ -331,6 +367,18 @@ class UpstreamRoom(Struct, frozen=True):
     learned_ns: int
 
 
+class Named(Struct, frozen=True):
+    """What the upstream's answer calls a file or a batch.
+
+    kind     `file` or `batch`
+    outputs  the files that a batch has written
+    """
+
+    kind: str
+    id: str
+    outputs: tuple[str, ...] = ()
+
+
 class Receipt(Struct, frozen=True):
     """What the enforcement point reports of one request afterwards.
 
@@ -340,6 +388,7 @@ class Receipt(Struct, frozen=True):
     usage           the upstream's own count, or None where it gave none that can be believed
     upstream        the name of the key that it went with, from the allow's metadata
     limits          what the upstream's answer said of its own limits
+    named           the file or batch that the upstream's answer is about
     """
 
     reservation_id: str
@@ -349,3 +398,4 @@ class Receipt(Struct, frozen=True):
     usage: Usage | None
     upstream: str = ""
     limits: tuple[UpstreamLimit, ...] = ()
+    named: Named | None = None

@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Final, Protocol, TypeVar, assert_never
 from zoneinfo import ZoneInfo
 
+from authz import batching
 from authz.answers import Answer, crowded, limit_headers, quota_refusal, refusal
 from authz.bundle import Bundle
 from authz.clock import Clock
@@ -21,8 +22,9 @@ from authz.errors import Refused, StoreUnavailable
 from authz.identity.authentication import Authenticator
 from authz.identity.upstream import UpstreamKey
 from authz.inference import catalogue, endpoints, estimate
+from authz.inference.batch import at_line
 from authz.inference.estimate import Metered
-from authz.inference.pricebook import Decommissioned, ModelSpec
+from authz.inference.pricebook import BATCH, Decommissioned, ModelSpec
 from authz.model import (
     Allow,
     Ask,
@@ -38,11 +40,14 @@ from authz.model import (
     Reply,
     Request,
     Uid,
+    Work,
 )
 from authz.policy import Verdict
+from authz.quota.belongings import Belonging
 from authz.quota.calibration import Expectation
 from authz.quota.headroom import Headroom
 from authz.quota.ledger import Charge, Full, Held, Hold, Terms
+from authz.quota.windows import NS
 from authz.reasons import Reason
 from authz.recording import Trace, printable, recorded
 from authz.telemetry.metrics import Metrics
@@ -55,6 +60,11 @@ DEGRADED_HEADER: Final = "x-authz-degraded"
 
 KEY_EXPIRES_HEADER: Final = "x-authz-key-expires"
 """Says of a secret that another has replaced it, and when it stops working: RFC 3339."""
+
+# By names of our own: a member of an enum is looked up through its class each time, and a decision does that ten times.
+_IDENTITY, _INFERENCE, _PRICE, _QUOTA, _POLICY, _UPSTREAM, _RESERVE = Phase
+_TOKENS: Final = Meter.TOKENS
+_NOTHING: Final = Metered.NOTHING
 
 _MINUTE_NS: Final = 60_000_000_000
 _log = logging.getLogger(__name__)
@@ -79,6 +89,8 @@ class Reserver(Protocol):
     def reserve_many(self, holds: Sequence[Hold], now_ns: int) -> Sequence[Held | Full | StoreUnavailable]: ...
 
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]: ...
+
+    def belonging(self, identity: str) -> Belonging | None: ...
 
 
 class Pdp:
@@ -146,51 +158,58 @@ class Pdp:
         request, bundle = trace.request, trace.bundle
 
         # 1 identity: who is asking
-        self._enter(trace, Phase.IDENTITY)
+        self._enter(trace, _IDENTITY)
         identity = self._who.identify(request, bundle.directory, trace.started_ns)
         trace.principal = principal = identity.principal
         trace.narrowed, trace.key_expires_ns = identity.narrowed, identity.expires_ns
 
         # 2 inference: what is asked
-        self._enter(trace, Phase.INFERENCE)
+        self._enter(trace, _INFERENCE)
         trace.ask = ask = endpoints.read(request)
         return self._sized(trace, principal, ask)
 
     def _sized(self, trace: Trace, principal: Principal, ask: Ask) -> Hold | Reply:
-        if estimate.METERED.get(ask.action) is Metered.NOTHING:
-            self._enter(trace, Phase.POLICY)
+        if estimate.METERED.get(ask.action) is _NOTHING:
+            self._enter(trace, _POLICY)
             return self._list(trace, principal, ask)
-        return self._weigh(trace, principal, ask)
+        ask, work = batching.resolved(ask, principal, self._store.belonging)
+        trace.ask = ask
+        return self._weigh(trace, principal, ask, work)
 
-    def _weigh(self, trace: Trace, principal: Principal, ask: Ask) -> Hold:
+    def _weigh(self, trace: Trace, principal: Principal, ask: Ask, work: Work | None) -> Hold:
         bundle = trace.bundle
 
         # 3 price: of which model, and what it costs at most
-        self._enter(trace, Phase.PRICE)
+        self._enter(trace, _PRICE)
         trace.model = model = _model(bundle, ask)
-        found, price = estimate.of(ask, model)
-        trace.estimate = bound = trace.estimate or self._expected(principal, ask, model, found, price)
+        weighed = self._weighed(principal, ask, work, model, trace.estimate)
+        trace.estimate = bound = weighed.bound
 
         # 4 quota: what has to fit
-        self._enter(trace, Phase.QUOTA)
+        self._enter(trace, _QUOTA)
         charges = bundle.quotas.charges(principal, model.id, model.groups, bound)
 
         # 5 policy: may they
-        self._enter(trace, Phase.POLICY)
-        trace.verdict = verdict = self._judged(trace, principal, ask, ask.action, names_of(ask, model), bound, charges)
-        if not verdict.allowed:
-            raise policy_refusal(verdict, principal, ask, model)
+        self._enter(trace, _POLICY)
+        look = cache(lambda: self._store.look(charges, trace.started_ns))
+        for asked in weighed.questions:
+            named = names_of(asked.ask, model)
+            trace.verdict = verdict = self._judged(trace, principal, asked.ask, asked.ask.action, named, asked.estimate, look)
+            if not verdict.allowed:
+                refused = policy_refusal(verdict, principal, asked.ask, model)
+                raise at_line(asked.line, refused) if asked.line else refused
 
         # 6 upstream: is there a key to go with
-        self._enter(trace, Phase.UPSTREAM)
+        self._enter(trace, _UPSTREAM)
         trace.upstream_key = self._parts.upstream_key(principal.team.id, trace.started_ns)
         if trace.upstream_key is None:
             raise Refused(Reason.UPSTREAM_KEY_UNAVAILABLE, "No upstream key is available, retry shortly.")
 
         # 7 head-room: has this team had its share of what little the upstream has left
-        expected_tokens = bound.expected.get(Meter.TOKENS, 0)
+        expected_tokens = bound.expected.get(_TOKENS, 0)
+        runs_later = ask.action == BATCH  # the upstream has limits of its own for those
         team, upstream = principal.team.id, trace.upstream_key.name
-        full = self._headroom.look(upstream, model.id, team, expected_tokens, trace.started_ns)
+        full = None if runs_later else self._headroom.look(upstream, model.id, team, expected_tokens, trace.started_ns)
         if full is not None:
             raise crowded(full, model.id, team)
 
@@ -208,12 +227,13 @@ class Pdp:
                 key=principal.uid.id,
                 model=model.id,
                 action=ask.action,
-                price=price,
+                price=weighed.price,
                 at_most=bound.at_most,
                 expected_tokens=expected_tokens,
                 input_bytes=ask.input_bytes,
+                work=weighed.work,
             ),
-            ttl_ns=self._ttl_ns,
+            ttl_ns=self._ttl_ns if not ask.window_s else (ask.window_s + batching.MARGIN_S) * NS,
         )
 
     def conclude(self, trace: Trace, outcome: Held | Full) -> Decision:
@@ -245,7 +265,10 @@ class Pdp:
         assert principal is not None  # INVARIANT: what is held has been through every phase
         assert model is not None
         assert bound is not None
-        tokens = bound.expected.get(Meter.TOKENS, 0)
+        assert trace.ask is not None
+        if trace.ask.action == BATCH:
+            return
+        tokens = bound.expected.get(_TOKENS, 0)
         self._headroom.take(upstream.name, model.id, principal.team.id, tokens, trace.started_ns)
 
     def _judged(
@@ -256,12 +279,12 @@ class Pdp:
         action: str,
         named: tuple[Uid, ...],
         bound: Estimate,
-        charges: tuple[Charge, ...],
+        look: Callable[[], tuple[QuotaState, ...]],
     ) -> Verdict:
         """Cedar's answer on every name; how full the quotas are is found out only where a policy asks."""
         policy = trace.bundle.policy
         reads = any(policy.reads_quotas(principal, action, name) for name in named)
-        fill = self._store.look(charges, trace.started_ns) if reads else ()
+        fill = look() if reads else ()
         context = context_of(trace, ask, bound, principal, fill)
         verdict = policy.decide(principal, action, named, context, self._metrics.judged)
         if verdict.allowed and trace.narrowed is not None:
@@ -273,7 +296,8 @@ class Pdp:
 
         def may(action: str, model: ModelSpec) -> bool:
             charges = trace.bundle.quotas.charges(principal, model.id, model.groups, estimate.ANYTHING)
-            verdict = self._judged(trace, principal, ask, action, names_of(ask, model), estimate.ANYTHING, charges)
+            look = partial(self._store.look, charges, trace.started_ns)
+            verdict = self._judged(trace, principal, ask, action, names_of(ask, model), estimate.ANYTHING, look)
             if verdict.errors:
                 trace.verdict = verdict
             return verdict.allowed
@@ -289,6 +313,15 @@ class Pdp:
                 raise policy_refusal(Verdict(False), principal, ask, model)
             body = catalogue.one(model)
         return Reply(body, (), recorded(trace, self._clock(), "allow", 200))
+
+    def _weighed(
+        self, principal: Principal, ask: Ask, work: Work | None, model: ModelSpec, known: Estimate | None
+    ) -> batching.Weighed:
+        if ask.action == BATCH:
+            return batching.weighed(ask, work, model, known)
+        found, price = estimate.of(ask, model)
+        bound = known or self._expected(principal, ask, model, found, price)
+        return batching.Weighed(bound, price, None, (batching.Question(ask, bound),))
 
     def _expected(self, principal: Principal, ask: Ask, model: ModelSpec, found: Estimate, price: Price | None) -> Estimate:
         """The bound is the price book's; what is expected below it is what the key has used, once that is known."""
@@ -313,7 +346,7 @@ class Pdp:
         found = _attempted(prepare)
         if not isinstance(found, Hold):
             return self._answered(trace, found)
-        self._enter(trace, Phase.RESERVE)
+        self._enter(trace, _RESERVE)
         return self._answered(trace, _attempted(lambda: self._store.reserve(found, trace.started_ns)))
 
     def _answered(self, trace: Trace, outcome: Held | Full | Reply | Refused | StoreUnavailable) -> Decision:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec import structs
+
 from authz.answers import CLIENT_CREDENTIALS, body
 from authz.errors import Refused
 from authz.inference.reported import BodyReader, StreamReader
@@ -97,7 +99,8 @@ class Reading:
             return receipt(self._allow, Outcome.UPSTREAM_ERROR, self._status)
         # Clients stop reading a stream at its last event, before its last byte.
         outcome = Outcome.ANSWERED if self._ended or self._reader.done else Outcome.ABANDONED
-        return receipt(self._allow, outcome, self._status, self._reader.usage)
+        said = receipt(self._allow, outcome, self._status, self._reader.usage)
+        return structs.replace(said, named=self._reader.named if self._ended else None)
 
 
 def receipt(allow: Allow, outcome: Outcome, status: int = 0, usage: Usage | None = None) -> Receipt:

@@ -38,6 +38,9 @@ class Reason(StrEnum):
     REQUEST_TOO_LARGE = "request_too_large"
     """The body is larger than what is read before a decision."""
 
+    NOT_KNOWN_HERE = "not_known_here"
+    """A file or batch that is not, or not yet, known to be the caller's team's. SDKs try again: a new one is known soon."""
+
     MODEL_NOT_FOUND = "model_not_found"
     """Not in the price book under this exact name."""
 
@@ -87,6 +90,7 @@ SPEC: Final[dict[Reason, ReasonSpec]] = {
     Reason.UNSUPPORTED_MEDIA_TYPE: ReasonSpec(415, "invalid_request_error", Fault.CALLER),
     Reason.INVALID_REQUEST: ReasonSpec(400, "invalid_request_error", Fault.CALLER),
     Reason.REQUEST_TOO_LARGE: ReasonSpec(413, "invalid_request_error", Fault.CALLER),
+    Reason.NOT_KNOWN_HERE: ReasonSpec(409, "invalid_request_error", Fault.CALLER),
     Reason.MODEL_NOT_FOUND: ReasonSpec(404, "invalid_request_error", Fault.CALLER),
     Reason.MODEL_DECOMMISSIONED: ReasonSpec(400, "invalid_request_error", Fault.CALLER),
     Reason.MODEL_NOT_PRICED: ReasonSpec(403, "permissions_error", Fault.POLICY),

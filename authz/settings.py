@@ -30,7 +30,10 @@ class UpstreamKeyFront(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
-    """Groq, and the key that it gets: one, named by `key_env` or `key_file`, or several `keys`."""
+    """Groq, and the key that it gets: one, named by `key_env` or `key_file`, or several `keys`.
+
+    batch_poll_s  how often a batch is asked after until it has ended, 1 or more
+    """
 
     host: str = "api.groq.com"
     port: int = 443
@@ -38,6 +41,7 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
     key_env: str = ""
     key_file: str = ""
     keys: tuple[UpstreamKeyFront, ...] = ()
+    batch_poll_s: Annotated[int, Meta(ge=1, le=3600)] = 30
 
     @property
     def url(self) -> str:
@@ -263,6 +267,7 @@ def read_settings(path: Path) -> Settings:
             key_env=settings.upstream.key_env,
             key_file=_absolute(base, settings.upstream.key_file),
             keys=tuple(structs.replace(key, key_file=_absolute(base, key.key_file)) for key in settings.upstream.keys),
+            batch_poll_s=settings.upstream.batch_poll_s,
         ),
         listen=structs.replace(settings.listen, socket=_absolute(base, settings.listen.socket)),
         envoy=EnvoyFront(
@@ -284,6 +289,22 @@ def read_settings(path: Path) -> Settings:
         retention_days=settings.retention_days,
         replicas=settings.replicas,
         operator=settings.operator,
+    )
+
+
+def of_worker(settings: Settings, number: int) -> Settings:
+    """Of one of the workers that `listen.workers` says: with sockets and a port for metrics of its own, and its share of what
+    replicas share. The first has the admin page, which signs people in in its own memory. Raises `ConfigError`."""
+    count = settings.listen.workers
+    if settings.store == "sqlite:///:memory:":
+        raise ConfigError("settings", f"store: expected a file or Redis for {count} workers, found one process's own memory")
+    host, _, port = settings.metrics.listen.rpartition(":")
+    return structs.replace(
+        settings,
+        listen=settings.listen.each()[number],
+        metrics=structs.replace(settings.metrics, listen=f"{host}:{int(port) + number}" if host else ""),
+        admin=settings.admin if number == 0 else AdminFront(),
+        replicas=settings.replicas * count,
     )
 
 

@@ -9,9 +9,11 @@ from typing import Final, Protocol, assert_never
 
 import msgspec
 
+from authz import batching
 from authz.clock import Clock
 from authz.inference import estimate
 from authz.model import Meter, Outcome, Receipt, Record, SettlementRecord, UpstreamLimit, Usage
+from authz.quota.belongings import Belonging
 from authz.quota.calibration import Observed
 from authz.quota.ledger import Actual, Alert, Change, Reservation, Terms
 from authz.telemetry.records import timestamp
@@ -40,6 +42,8 @@ class Ender(Protocol):
     def void(self, reservation_id: str, now_ns: int) -> Change: ...
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]: ...
+
+    def keep(self, belonging: Belonging) -> None: ...
 
 
 class Settler:
@@ -84,8 +88,15 @@ class Settler:
                 self._unknown()
             return Change(changed=False, state=None)
 
-        # 2 what it owes
+        # 2 what the answer names is the team's; a batch that it names is settled when that has ended
         now_ns, actual = self._clock(), _NOTHING
+        if receipt.named is not None and receipt.outcome is Outcome.ANSWERED:
+            for belonging in batching.learned(receipt.named, reservation, now_ns):
+                self._store.keep(belonging)
+                if belonging.reservation:
+                    return Change(changed=False, state=reservation.state)
+
+        # 3 what it owes
         match receipt.outcome:
             case Outcome.UPSTREAM_ERROR | Outcome.NOT_SENT:
                 change = self._store.void(reservation.id, now_ns)
@@ -95,17 +106,38 @@ class Settler:
             case _:
                 assert_never(receipt.outcome)
 
-        # 3 who has to know
+        # 4 who has to know
         self._tell(change, reservation.id, receipt.outcome, actual, now_ns, reservation.terms)
         if receipt.limits:
             self._limited(receipt.upstream, reservation.terms.model, receipt.limits)
         if change.changed and receipt.outcome is Outcome.UPSTREAM_ERROR:
             self._refused(receipt.status)
         if change.changed and receipt.outcome is Outcome.ANSWERED:
-            if actual.usage is not None:
+            if actual.usage is not None and reservation.terms.work is None:
                 self._observe(_observed(reservation, actual.usage))
             if (doubt := _doubt(reservation, receipt.usage)) is not None:
                 self._doubted(doubt)
+        return change
+
+    def settle_batch(self, reservation_id: str, usage: Usage | None, answered: int) -> Change:
+        """What a batch has used that has ended: of its lines so many were answered, and used this together; None where that
+        cannot be told, and the bound stands."""
+        reservation = self._store.find(reservation_id)
+        if reservation is None:
+            return Change(changed=False, state=None)
+        now_ns, terms = self._clock(), reservation.terms
+        outcome, actual = Outcome.ANSWERED, Actual(amounts=terms.at_most, usage=None)
+        if not answered:
+            outcome, actual = Outcome.UPSTREAM_ERROR, _NOTHING
+            change = self._store.void(reservation.id, now_ns)
+        else:
+            if usage is not None and terms.price is not None:
+                requests = {Meter.REQUESTS: terms.at_most.get(Meter.REQUESTS, answered)}
+                actual = Actual(amounts=estimate.amounts(usage, terms.price) | requests, usage=usage)
+            change = self._store.settle(reservation.id, actual, now_ns)
+        self._tell(change, reservation.id, outcome, actual, now_ns, terms)
+        if change.changed and answered and (doubt := _doubt(reservation, usage)) is not None:
+            self._doubted(doubt)
         return change
 
     def void(self, reservation_id: str) -> Change:

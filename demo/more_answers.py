@@ -71,7 +71,7 @@ def embed(exchange: Exchange) -> Answer:
 
 def hear(exchange: Exchange) -> Answer:
     """A transcription or a translation. It reads the form and the WAV with other readers than authz does."""
-    parts = _form(exchange)
+    parts = form(exchange)
     try:
         with wave.open(io.BytesIO(parts["file"])) as file:
             seconds = math.ceil(file.getnframes() / file.getframerate())
@@ -93,7 +93,7 @@ def one_model(exchange: Exchange) -> Answer:
     return JSONResponse({"id": exchange.rest, "object": "model", "created": CREATED, "owned_by": "standin"}), None
 
 
-def _form(exchange: Exchange) -> dict[str, bytes]:
+def form(exchange: Exchange) -> dict[str, bytes]:
     message = BytesParser().parsebytes(f"Content-Type: {exchange.content_type}\r\n\r\n".encode() + exchange.raw)
     parts = [part for part in message.walk() if not part.is_multipart()]
     return {str(part.get_param("name", header="content-disposition")): _content(part) for part in parts}

@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from demo import more_answers
+from demo import batch_answers, more_answers
 from demo.answers import ENDPOINTS, Answer, Behaviour, Exchange, Usage, error, failure
 
 START_DEADLINE_S: Final = 10.0
@@ -60,8 +60,9 @@ class Control:
         self.stopping: Final = threading.Event()
         self._lock = threading.Lock()
         self._behaviours: deque[Behaviour] = deque()
-        self._received: list[Received] = []
+        self._received: deque[Received] = deque()
         self._numbers = itertools.count(1)
+        self.desk: Final = batch_answers.Desk()
 
     def behave(self, *behaviours: Behaviour) -> None:
         """Answer like this from now on, one after the other, each for its `times`; after the last, or for none: as usual."""
@@ -77,6 +78,11 @@ class Control:
             elif behaviour.times > 1:
                 self._behaviours[0] = msgspec.structs.replace(behaviour, times=behaviour.times - 1)
             return Exchange(next(self._numbers), behaviour, raw, self.stopping.is_set, content_type, rest)
+
+    def keep_only(self, last: int) -> None:
+        """Of what comes from now on: for a run so long that all of it would fill the memory."""
+        with self._lock:
+            self._received = deque(self._received, last)
 
     def record(self, received: Received) -> None:
         with self._lock:
@@ -101,7 +107,7 @@ def make_app(control: Control) -> Starlette:
     async def get_received(request: Request) -> Response:
         return Response(msgspec.json.encode(control.received()), media_type="application/json")
 
-    served = {**ENDPOINTS, **more_answers.ENDPOINTS}
+    served = {**ENDPOINTS, **more_answers.ENDPOINTS, **batch_answers.endpoints(control.desk)}
     routes = [Route(path, _serve(control, endpoint), methods=[method]) for (method, path), endpoint in served.items()]
     routes.append(Route("/control/behaviours", put_behaviours, methods=["PUT"]))
     routes.append(Route("/control/received", get_received, methods=["GET"]))
@@ -182,6 +188,8 @@ class StandIn:
         self.control: Final = Control(upstream_key)
         self.behave: Final = self.control.behave
         self.received: Final = self.control.received
+        self.desk: Final = self.control.desk
+        self.keep_only: Final = self.control.keep_only
         self._wanted_port = port
         self._listener: socket.socket | None = None
         self._server = _server(self.control)

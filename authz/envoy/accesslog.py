@@ -8,7 +8,8 @@ taken from one source only, the first of those below that can be believed, so wh
     groq.usage response    a stream of the Responses API
     envoy.ai.token_usage   a plain answer
 
-What the upstream says of its own limits comes from headers that Envoy keeps from the client, in `groq.limits`.
+What the upstream says of its own limits comes from headers that Envoy keeps from the client, in `groq.limits`; what it calls a
+file or a batch that it answers about, from its answer, in `groq.named`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from google.protobuf.message import DecodeError
 from authz.envoy.answer import RESERVATION, UPSTREAM
 from authz.envoy.wire import accesslog_pb2
 from authz.errors import Refused
-from authz.inference.reported import from_usage, plausible
-from authz.model import MAX_AMOUNT, Meter, Outcome, Receipt, UpstreamLimit, Usage
+from authz.inference.reported import from_usage, named, plausible
+from authz.model import MAX_AMOUNT, Meter, Named, Outcome, Receipt, UpstreamLimit, Usage
 from authz.reasons import Reason
 
 AUTHZ_NAMESPACE: Final = "envoy.filters.http.ext_authz"
 STREAM_NAMESPACE: Final = "groq.usage"
 STREAM_KEYS: Final = ("x_groq", "usage", "response")
 LIMITS_NAMESPACE: Final = "groq.limits"
+NAMED_NAMESPACE: Final = "groq.named"
+NAMED_KEYS: Final = ("object", "id", "output_file_id", "error_file_id")
 LIMITED: Final = (Meter.REQUESTS, Meter.TOKENS)
 PLAIN_NAMESPACE: Final = "envoy.ai.token_usage"
 PLAIN_TYPE: Final = "type.googleapis.com/envoy.data.ai.v3.TokenUsage"
@@ -77,7 +80,17 @@ def _receipt(entry: Entry) -> Receipt:
         usage=_usage(entry) if outcome in (Outcome.ANSWERED, Outcome.ABANDONED) else None,
         upstream=_said(entry, UPSTREAM),
         limits=tuple(_limits(entry)),
+        named=_named(entry),
     )
+
+
+def _named(entry: Entry) -> Named | None:
+    metadata = entry.common_properties.metadata.filter_metadata
+    if NAMED_NAMESPACE not in metadata:
+        return None
+    fields = metadata[NAMED_NAMESPACE].fields
+    kind, identity, *outputs = (fields[name].string_value if name in fields else "" for name in NAMED_KEYS)
+    return named(kind, identity, outputs)
 
 
 def _said(entry: Entry, name: str) -> str:

@@ -44,7 +44,11 @@ _KNOWN: Final = _FREE | _READ | _UNPRICED
 
 def read(body: bytes) -> Ask:
     """The ask of a chat. Raises `Refused` with the parameter at fault."""
-    fields = read_object(body)
+    return of(read_object(body), len(body))
+
+
+def of(fields: dict[str, Any], size: int) -> Ask:
+    """The same from its fields, which were `size` bytes at most."""
     refuse_unknown(fields, _KNOWN)
     refuse_unpriced(fields, _UNPRICED)
     tier = tier_of(fields)
@@ -58,7 +62,7 @@ def read(body: bytes) -> Ask:
         action="chat",
         models=(model,),
         stream=flag(fields, "stream"),
-        input_bytes=len(body),
+        input_bytes=size,
         max_output_tokens=_max_output_tokens(fields),
         service_tier=tier,
         tools=bool(fields.get("tools") or fields.get("functions")),

@@ -17,13 +17,17 @@ _KNOWN: Final = _FREE | _READ
 
 def read(body: bytes) -> Ask:
     """The ask of an embedding. Raises `Refused` with the parameter at fault."""
-    fields = read_object(body)
+    return of(read_object(body), len(body))
+
+
+def of(fields: dict[str, Any], size: int) -> Ask:
+    """The same from its fields, which were `size` bytes at most."""
     refuse_unknown(fields, _KNOWN)
     return Ask(
         endpoint="embeddings",
         action="embed",
         models=(model_of(fields),),
-        input_bytes=len(body),
+        input_bytes=size,
         inputs=_inputs(fields.get("input")),
     )
 

@@ -6,12 +6,15 @@ chat template adds for a message, so the body's bytes and a fixed overhead of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
+from msgspec import structs
+
 from authz.errors import Refused
-from authz.inference.pricebook import ModelSpec
-from authz.model import Ask, Estimate, Meter, Price, Usage
+from authz.inference.pricebook import BATCH, ModelSpec
+from authz.model import Ask, Estimate, Meter, Price, Usage, Work
 from authz.reasons import Reason
 
 _BYTES_PER_TOKEN: Final = 3
@@ -27,6 +30,7 @@ class Metered(StrEnum):
     TOKENS = "tokens"  # bounded by bytes and ceilings; settles on the usage that the upstream reports
     AUDIO_SECONDS = "audio_seconds"  # the upload says it, and it settles on that
     CHARACTERS = "characters"  # the text says it, and it settles on that
+    LINES = "lines"  # a batch: bounded by what its lines ask for together; settles on what its output reports
     NOTHING = "nothing"  # answered here: no reservation, no upstream
 
 
@@ -37,10 +41,15 @@ METERED: Final[dict[str, Metered]] = {
     "transcribe": Metered.AUDIO_SECONDS,
     "translate": Metered.AUDIO_SECONDS,
     "speak": Metered.CHARACTERS,
+    "batch": Metered.LINES,
     "list_models": Metered.NOTHING,
 }
 """By action. One that is not here has no estimator and no settlement: it is denied."""
 
+
+_ONE_CALL: Final = {Meter.REQUESTS: 1, Meter.SPEND: 0, Meter.IN_FLIGHT: 1}
+FREE: Final = Estimate(at_most=_ONE_CALL, expected=_ONE_CALL)
+"""Of a request that the upstream does not charge for: it goes there, and it is one."""
 
 ANYTHING: Final = Estimate(at_most=dict.fromkeys(Meter, 1), expected=dict.fromkeys(Meter, 1))
 """Of a request that nobody has made yet: it meets every quota."""
@@ -72,12 +81,8 @@ def bound(
     """The estimate of a request by tokens; all arguments after the price are the model's, in tokens."""
     input_most = min(ask.input_bytes + overhead_tokens * ask.inputs, context_tokens * ask.inputs)
     output_most = min(ask.max_output_tokens or max_output_tokens, max_output_tokens)
-    at_most = amounts(Usage(input_tokens=input_most, output_tokens=output_most), price)
-    likely = Usage(
-        input_tokens=min(-(-ask.input_bytes // _BYTES_PER_TOKEN), input_most),
-        output_tokens=min(expected_output_tokens, output_most),
-    )
-    return Estimate(at_most=at_most, expected=amounts(likely, price))
+    likely = min(-(-ask.input_bytes // _BYTES_PER_TOKEN), input_most), min(expected_output_tokens, output_most)
+    return Estimate(_amounts(input_most, 0, output_most, price), _amounts(likely[0], 0, likely[1], price))
 
 
 def _by_token(ask: Ask, model: ModelSpec, price: Price) -> Estimate:
@@ -96,6 +101,51 @@ def _audio(seconds: int, hour_nanousd: int, minimum_s: int) -> tuple[int, int]:
     """What is billed: nano-dollars, and seconds with the upstream's minimum."""
     billed_s = max(seconds, minimum_s)
     return -(-billed_s * hour_nanousd // _HOUR_S), billed_s
+
+
+def batch_price(model: ModelSpec) -> Price:
+    """What a token costs in a batch. Raises `Refused` where the model is for no batch, or a batch has no price."""
+    price = model.tiers.get(BATCH)
+    if BATCH not in model.actions or price is None:
+        raise Refused(Reason.MODEL_NOT_PRICED, f"The model `{model.id}` has no price for batches here.", param="model")
+    return price
+
+
+def of_line(line: Ask, model: ModelSpec) -> Estimate:
+    """Of one line of a batch's file. Raises `Refused` where the model has no price for what it asks."""
+    return of(structs.replace(line, service_tier=BATCH), model)[0]
+
+
+def work_of(lines: Sequence[Ask], estimates: Sequence[Estimate]) -> Work:
+    """What the lines add up to, with the estimate of each."""
+    inputs, outputs = ([each.at_most[meter] for each in estimates] for meter in (Meter.INPUT_TOKENS, Meter.OUTPUT_TOKENS))
+    return Work(
+        model=lines[0].models[0],
+        action=lines[0].action,
+        url=lines[0].url,
+        lines=len(lines),
+        input_tokens=sum(inputs),
+        output_tokens=sum(outputs),
+        expected_input_tokens=sum(each.expected[Meter.INPUT_TOKENS] for each in estimates),
+        expected_output_tokens=sum(each.expected[Meter.OUTPUT_TOKENS] for each in estimates),
+        largest_input_tokens=max(inputs),
+        largest_output_tokens=max(outputs),
+        tools=any(line.tools for line in lines),
+    )
+
+
+def of_work(work: Work, price: Price) -> Estimate:
+    """Of a whole batch: as many requests as it has lines, and none of them holds a connection."""
+    most = amounts(Usage(work.input_tokens, work.output_tokens), price)
+    likely = amounts(Usage(work.expected_input_tokens, work.expected_output_tokens), price)
+    count = {Meter.REQUESTS: work.lines, Meter.IN_FLIGHT: 0}
+    return Estimate(at_most=most | count, expected=likely | count)
+
+
+def largest_of(work: Work, price: Price) -> Estimate:
+    """A line that asks for as much as the largest does."""
+    most = amounts(Usage(work.largest_input_tokens, work.largest_output_tokens), price)
+    return Estimate(at_most=most, expected=most)
 
 
 def _known(spend_nanousd: int, audio_seconds: int = 0) -> Estimate:
@@ -120,19 +170,25 @@ def expecting(found: Estimate, price: Price, input_tokens: int, output_tokens: i
 
 def amounts(usage: Usage, price: Price) -> dict[Meter, int]:
     """A request's amounts by meter. Cached input does not count against token rates and has its own price."""
-    fresh = usage.input_tokens - usage.cached_tokens
+    return _amounts(usage.input_tokens - usage.cached_tokens, usage.cached_tokens, usage.output_tokens, price)
+
+
+def _amounts(fresh: int, cached: int, output: int, price: Price) -> dict[Meter, int]:
+    """The cost is rounded up once, on the whole: a sum of many small requests is never below the sum of their prices."""
     return {
-        Meter.REQUESTS: 1,
-        Meter.TOKENS: fresh + usage.output_tokens,
-        Meter.INPUT_TOKENS: fresh,
-        Meter.OUTPUT_TOKENS: usage.output_tokens,
-        Meter.SPEND: cost_nanousd(usage, price),
-        Meter.IN_FLIGHT: 1,
+        _REQUESTS: 1,
+        _TOKENS: fresh + output,
+        _INPUT_TOKENS: fresh,
+        _OUTPUT_TOKENS: output,
+        _SPEND: -(-(fresh * price.input + cached * price.cached_input + output * price.output) // _PER),
+        _IN_FLIGHT: 1,
     }
 
 
-def cost_nanousd(usage: Usage, price: Price) -> int:
-    """Rounded up once, on the whole: a sum of many small requests is never below the sum of their prices."""
-    fresh = usage.input_tokens - usage.cached_tokens
-    total = fresh * price.input + usage.cached_tokens * price.cached_input + usage.output_tokens * price.output
-    return -(-total // _PER)
+# A member of an enum is looked up through its class each time, which here would be a third of an estimate.
+_REQUESTS: Final = Meter.REQUESTS
+_TOKENS: Final = Meter.TOKENS
+_INPUT_TOKENS: Final = Meter.INPUT_TOKENS
+_OUTPUT_TOKENS: Final = Meter.OUTPUT_TOKENS
+_SPEND: Final = Meter.SPEND
+_IN_FLIGHT: Final = Meter.IN_FLIGHT

@@ -1,7 +1,7 @@
 """The price book: `models.yaml`, which models there are, what they serve, how large a request can be and what it costs.
 
     version: "2026-08-08"
-    tiers:   {flex: "1"}                          # what a service tier costs, times the on-demand price; others are denied
+    tiers:   {flex: "1", batch: "0.5"}            # what a service tier costs, times the on-demand price; others are denied
     groups:  {cheapest: {note: …}}
     models:
       openai/gpt-oss-20b:
@@ -32,7 +32,7 @@ from msgspec import Meta, Struct
 from authz.model import MAX_AMOUNT, NANOS_PER_USD, Price, Uid
 from authz.yamlfile import Source
 
-Tier = Literal["flex", "performance"]
+Tier = Literal["flex", "performance", "batch"]
 Action = Literal["chat", "respond", "embed", "transcribe", "translate", "speak", "batch"]
 Text = Annotated[str, Meta(max_length=500)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -43,6 +43,7 @@ _PUNCTUATION: Final = frozenset("._-/:")
 _NANO_PLACES: Final = 9
 
 ON_DEMAND: Final = "on_demand"
+BATCH: Final = "batch"
 
 
 class GroupRow(Struct, frozen=True, forbid_unknown_fields=True):
@@ -200,7 +201,10 @@ def _model(source: Source, rows: PriceBookFile, name: str, times: Mapping[Tier, 
 
 
 def _tiers(price: Price | None, times: Mapping[Tier, int]) -> dict[str, Price]:
-    """Each tier's price, rounded up. With `auto` the upstream chooses: the dearest of them, where flex has a price at all."""
+    """Each tier's price, rounded up. With `auto` the upstream chooses: the dearest of them, where flex has a price at all.
+
+    No request can choose `batch`: it is the price of what runs as one.
+    """
     if price is None:
         return {}
     found: dict[str, Price] = {ON_DEMAND: price}
@@ -208,10 +212,11 @@ def _tiers(price: Price | None, times: Mapping[Tier, int]) -> dict[str, Price]:
         amounts = (price.input, price.output, price.cached_input)
         found[tier] = Price(*(-(-amount * nanos // NANOS_PER_USD) for amount in amounts))
     if "flex" in found:
+        could_be = [each for tier, each in found.items() if tier != BATCH]
         found["auto"] = Price(
-            input=max(each.input for each in found.values()),
-            output=max(each.output for each in found.values()),
-            cached_input=max(each.cached_input for each in found.values()),
+            input=max(each.input for each in could_be),
+            output=max(each.output for each in could_be),
+            cached_input=max(each.cached_input for each in could_be),
         )
     return found
 

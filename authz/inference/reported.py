@@ -11,12 +11,14 @@ Only these keys of an answer's own JSON are read: text of the model's that looks
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
 
-from authz.model import Usage
+from authz.inference.batch import is_id
+from authz.model import Named, Usage
 
 MAX_TOKENS: Final = 2**24
 """A count above this is no count: a body of JSON has at most 3 MiB and no token is shorter than a byte."""
@@ -53,6 +55,14 @@ class _Answer(Struct, frozen=True):
     response: Raw = Raw()
 
 
+class _Named(Struct, frozen=True):
+    object: str
+    id: str
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+
+
+_NAMED: Final = msgspec.json.Decoder(_Named)
 _TOKENS: Final = msgspec.json.Decoder(_Tokens)
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
 
@@ -77,6 +87,23 @@ def from_body(body: bytes) -> Usage | None:
     if tokens is not None and tokens.completion_tokens is None and tokens.prompt_tokens == tokens.total_tokens is not None:
         return plausible(tokens.prompt_tokens, 0, None)  # embeddings: the input is all there is, and the total says so
     return from_usage(answer.usage)
+
+
+def named_in(body: bytes) -> Named | None:
+    """The file or batch that a plain answer is about."""
+    try:
+        said = _NAMED.decode(body)
+    except msgspec.DecodeError:
+        return None
+    return named(said.object, said.id, (said.output_file_id, said.error_file_id))
+
+
+def named(kind: str, identity: str, outputs: Iterable[str | None]) -> Named | None:
+    """None where it is neither a file nor a batch, or has no name that one can have."""
+    if kind not in ("file", "batch") or not is_id(identity):
+        return None
+    written = tuple(each for each in outputs if each is not None and is_id(each))
+    return Named(kind, identity, written if kind == "batch" else ())
 
 
 def plausible(input_tokens: int | None, output_tokens: int | None, cached_tokens: int | None) -> Usage | None:
@@ -110,6 +137,10 @@ class BodyReader:
     def usage(self) -> Usage | None:
         return from_body(b"".join(self._pieces)) if 0 < self._size <= MAX_BODY_BYTES else None
 
+    @property
+    def named(self) -> Named | None:
+        return named_in(b"".join(self._pieces)) if 0 < self._size <= MAX_BODY_BYTES else None
+
 
 class StreamReader:
     """Reads server-sent events piece by piece, however they are cut; keeps one line of them at most.
@@ -135,6 +166,10 @@ class StreamReader:
     @property
     def usage(self) -> Usage | None:
         return next((self._said[source] for source in ("x_groq", "usage", "response") if source in self._said), None)
+
+    @property
+    def named(self) -> Named | None:
+        return None  # what streams is neither a file nor a batch
 
     def _read(self, line: bytes) -> None:
         if not line.startswith(b"data:"):

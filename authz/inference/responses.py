@@ -39,7 +39,11 @@ _TEXT_PARTS: Final = frozenset({"input_text", "output_text", "refusal", "summary
 
 def read(body: bytes) -> Ask:
     """The ask of a response. Raises `Refused` with the parameter at fault."""
-    fields = read_object(body)
+    return of(read_object(body), len(body))
+
+
+def of(fields: dict[str, Any], size: int) -> Ask:
+    """The same from its fields, which were `size` bytes at most."""
     refuse_unknown(fields, _KNOWN)
     refuse_unpriced(fields, _ELSEWHERE, "cannot be bounded here")
     tier = tier_of(fields)
@@ -55,7 +59,7 @@ def read(body: bytes) -> Ask:
         action="respond",
         models=(model,),
         stream=flag(fields, "stream"),
-        input_bytes=len(body),
+        input_bytes=size,
         max_output_tokens=positive(fields, "max_output_tokens"),
         service_tier=tier,
         tools=bool(fields.get("tools")),

@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from authz.model import MAX_AMOUNT, Meter, Price, QuotaState, Usage
+from authz.model import MAX_AMOUNT, Meter, Price, QuotaState, Usage, Work
 from authz.quota.calibration import Lesson
 from authz.quota.windows import NS, Kind, Window
 
@@ -96,6 +96,7 @@ class Terms(Struct, frozen=True):
                  not name is posted as it was reserved
     expected_tokens, input_bytes  what was expected, and of how large a text: settlement learns from how it came out; 0 where
                  there is nothing to learn
+    work         of a batch, which has a price, or of the upload that it is to be made from, which has none
     """
 
     day: str
@@ -109,6 +110,7 @@ class Terms(Struct, frozen=True):
     at_most: dict[Meter, int]
     expected_tokens: int = 0
     input_bytes: int = 0
+    work: Work | None = None
 
 
 class Hold(Struct, frozen=True):

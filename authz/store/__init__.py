@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from authz.identity.keys import KeyStore
+from authz.quota.belongings import Belongings
 from authz.quota.ledger import Ledger
 from authz.store import database
 from authz.store.counters import Counters, SqliteCounters
@@ -20,8 +21,8 @@ _REDIS: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel",
 _EXPECTED: Final = "expected `sqlite:///…`, `redis://…`, `rediss://…`, `unix://…`, `redis+sentinel://…` or `redis+cluster://…`"
 
 
-class Store(Ledger, KeyStore, Protocol):
-    """What every store is: the ledger, the issued keys, and its own books laid open."""
+class Store(Ledger, KeyStore, Belongings, Protocol):
+    """What every store is: the ledger, the issued keys, what at the upstream is whose, and its own books laid open."""
 
     def balances(self) -> Balances:
         """Posted and pending by counter and bucket, as the counters hold them."""

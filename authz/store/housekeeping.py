@@ -8,7 +8,7 @@ from typing import Final
 from authz.model import Meter
 from authz.quota.ledger import Terms, UsageRow
 from authz.quota.windows import Tally
-from authz.store import lessons
+from authz.store import belongings, lessons
 from authz.store.database import Connection
 from authz.store.transactions import decode_body, decode_integers
 
@@ -68,7 +68,7 @@ def prune(connection: Connection, before_ns: int, at_most: int, counters_from: i
     Answers how many rows were forgotten.
     """
     pruned = _prune_reservations(connection, before_ns, at_most) + _prune_journal(connection, before_ns, at_most)
-    pruned += lessons.prune(connection, before_ns, at_most)
+    pruned += lessons.prune(connection, before_ns, at_most) + belongings.prune(connection, before_ns, at_most)
     counters, next_from = _prune_counters(connection, before_ns, at_most, counters_from)
     return pruned + counters, next_from
 

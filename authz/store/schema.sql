@@ -137,6 +137,17 @@ CREATE TABLE audit (
   body   BLOB NOT NULL
 ) STRICT;
 
+-- Files and batches at the upstream. body: authz.quota.belongings.Belonging, packed. due_ns: when somebody has to look after it.
+CREATE TABLE belongings (
+  id      TEXT PRIMARY KEY,
+  made_ns INTEGER NOT NULL,
+  due_ns  INTEGER,
+  body    BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX belongings_by_age ON belongings (made_ns);
+CREATE INDEX belongings_by_due ON belongings (due_ns) WHERE due_ns IS NOT NULL;
+
 -- Counters of `authz.limiting`, outside the ledger: no journal knows them. `name` is a digest; `tally` is as in `counters`. A fixed
 -- window is one bucket in a row that ends as a whole.
 CREATE TABLE limits_windows (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from authz.identity.keys import PAGE, IssuedKey
 from authz.model import QuotaState
+from authz.quota.belongings import Belonging
 from authz.quota.calibration import Lesson
 from authz.quota.ledger import (
     Actual,
@@ -21,7 +22,7 @@ from authz.quota.ledger import (
     UsageRow,
     check_raise,
 )
-from authz.store import accounts, alerts, budgets, housekeeping, issuing, lessons, reserving, transactions
+from authz.store import accounts, alerts, belongings, budgets, housekeeping, issuing, lessons, reserving, transactions
 from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
 from authz.store.housekeeping import Balances
 
@@ -134,6 +135,23 @@ class SqliteStore:
 
     def retry_alert(self, target: str, alert: str, next_ns: int) -> None:
         self._decisions.write(lambda connection: alerts.retry(connection, target, alert, next_ns))
+
+    # Files and batches at the upstream
+
+    def keep(self, belonging: Belonging) -> None:
+        self._decisions.write(lambda connection: belongings.keep(connection, belonging))
+
+    def belonging(self, identity: str) -> Belonging | None:
+        return self._reports.read(lambda connection: belongings.find(connection, identity))
+
+    def due_batches(self, now_ns: int, next_ns: int, at_most: int) -> tuple[Belonging, ...]:
+        # Mostly there is nothing to do, and finding that out needs no write lock.
+        if not self._reports.read(lambda connection: belongings.due(connection, now_ns, 1)):
+            return ()
+        return self._decisions.write(lambda connection: belongings.claim(connection, now_ns, next_ns, at_most))
+
+    def batch_ended(self, identity: str) -> None:
+        self._decisions.write(lambda connection: belongings.ended(connection, identity))
 
     # Learned estimates
 

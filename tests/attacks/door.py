@@ -103,7 +103,7 @@ class Door(Client):
     def check(self, raw: bytes) -> check_pb2.CheckResponse:
         """A Check of these bytes. Raises `grpc.RpcError`."""
         with self.channel(self.stack.settings.listen.check_socket) as channel:
-            ask = channel.unary_unary(f"/{AUTHORIZATION}/Check")  # bytes in, bytes out
+            ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{AUTHORIZATION}/Check")
             return check_pb2.CheckResponse.FromString(ask(raw, timeout=PATIENCE_S))
 
     def report(self, *entries: accesslog_pb2.HTTPAccessLogEntry) -> None:
@@ -111,7 +111,8 @@ class Door(Client):
         message = accesslog_pb2.StreamAccessLogsMessage()
         message.http_logs.log_entry.extend(entries)
         with self.channel() as channel:
-            channel.stream_unary(f"/{ACCESS_LOG}/StreamAccessLogs")(iter([message.SerializeToString()]), timeout=PATIENCE_S)
+            tell: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(f"/{ACCESS_LOG}/StreamAccessLogs")
+            tell(iter([message.SerializeToString()]), timeout=PATIENCE_S)
 
     def send(self, raw: bytes, *, source: str = "127.0.0.1", more: bytes = b"") -> Reply:
         """These bytes as they are; `more` on the same connection after the answer has begun."""

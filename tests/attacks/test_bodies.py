@@ -19,8 +19,8 @@ from authz.model import Ask, Deny
 from authz.reasons import Reason
 from demo.answers import Behaviour
 from demo.answers import Usage as Reported
-from tests.attacks.door import ALIAS, ALIAS_OF_ANOTHER, OPEN, SMALL, Door, chat, refused
-from tests.e2e.conftest import CHAT
+from tests.attacks.door import ALIAS, ALIAS_OF_ANOTHER, OPEN, Door, chat, refused
+from tests.e2e.conftest import CHAT, SMALL
 from tests.inference.sounds import wav
 from tests.place import opened
 
@@ -284,7 +284,8 @@ def test_a32_any_other_number_of_answers_than_one_is_400(door: Door, n: Any) -> 
 @pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
 def test_a33_a_ceiling_is_bounded_or_400_and_never_overflows(door: Door, key: str) -> None:
     with door.untouched():
-        for wrong in (-1, 0, 1.5, 1e3, True, "16", [16], {}, 2**31, 2**53, 10**15, 10**30):
+        wrongs: tuple[Any, ...] = (-1, 0, 1.5, 1e3, True, "16", [16], {}, 2**31, 2**53, 10**15, 10**30)
+        for wrong in wrongs:
             door.denied(door.ask(**{key: wrong}), 400, "invalid_request_error")
     most = {"max_tokens": None, "max_completion_tokens": None}
     for fields, bound in (
@@ -316,20 +317,46 @@ def test_a34_a_model_without_a_price_is_denied(door: Door, tmp_path: Path) -> No
         assert place.engine.store.balances() == {}
 
 
+LINE = b'{"custom_id":"1","method":"POST","url":"/v1/chat/completions","body":%s}' % json.dumps(chat()).encode()
+
+
 @pytest.mark.parametrize(
-    "path", ["/openai/v1/batches", "/openai/v1/files", "/openai/v1/batches/b_1/cancel", "/openai/v1/files/f/content"]
+    ("lines", "status", "code"),
+    [
+        (LINE, 403, "model_not_priced"),
+        (LINE.replace(SMALL_, OPEN_), 403, "model_not_priced"),
+        (LINE + b"\n" + LINE.replace(SMALL_, OPEN_).replace(b'"1"', b'"2"'), 400, "invalid_request_error"),
+        (LINE + b"\n" + LINE, 400, "invalid_request_error"),
+        (LINE.replace(b"chat/completions", b"models"), 400, "invalid_request_error"),
+    ],
+    ids=["no price for batches", "a model of others", "two models", "a name twice", "another endpoint"],
 )
-def test_a35_batches_and_files_are_denied_and_told_why(door: Door, path: str) -> None:
-    said = refused(door, b'{"input_file_id":"f","endpoint":"/v1/chat/completions"}', 404, "unknown_url", path=path, key="media")
-    assert "nothing bounds what a batch will cost" in said.error["message"]
-    line = b'{"custom_id":"1","method":"POST","url":"/v1/chat/completions","body":{}}'
-    upload = part("purpose", b"batch") + part("file", line, '; filename="a.jsonl"') + END
+def test_a35_a_file_goes_up_only_if_its_every_line_may(door: Door, lines: bytes, status: int, code: str) -> None:
+    """On the bundle as it is shipped; `tests/e2e/test_batches.py` has one that lets teams make batches."""
+    upload = part("purpose", b"batch") + part("file", lines, '; filename="a.jsonl"') + END
     kind = f"multipart/form-data; boundary={B}"
-    refused(door, upload, 404, "unknown_url", path=path, key="media", content_type=kind)
+    refused(door, upload, status, code, path="/openai/v1/files", content_type=kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/openai/v1/batches", b'{"input_file_id":"file_1","endpoint":"/v1/chat/completions","completion_window":"24h"}'),
+        ("/openai/v1/batches/b_1/cancel", b""),
+    ],
+)
+def test_a35_no_file_or_batch_of_others_is_run_or_ended(door: Door, path: str, body: bytes) -> None:
+    refused(door, body, 409, "not_known_here", path=path)
 
 
 def test_a36_control_flags_inside_a_body_are_ignored(door: Door) -> None:
-    flags = {"authz": "allow", "principal": 'User::"olivia"', "team": "research", "bypass": True, "x-authz-degraded": "allow"}
+    flags: dict[str, Any] = {
+        "authz": "allow",
+        "principal": 'User::"olivia"',
+        "team": "research",
+        "bypass": True,
+        "x-authz-degraded": "allow",
+    }
     with door.untouched():
         for name, value in flags.items():
             door.denied(door.ask(**{name: value}), 400, "invalid_request_error")

@@ -33,9 +33,9 @@ from authz.reasons import Reason
 from authz.server import AUTHORIZATION
 from demo.answers import Behaviour
 from demo.stack import STAND_IN_KEY, wait_for
-from tests.attacks.door import SMALL, Door, chat
+from tests.attacks.door import Door, chat
 from tests.attacks.slow import serving
-from tests.e2e.conftest import CHAT
+from tests.e2e.conftest import CHAT, SMALL
 from tests.place import opened
 
 pytestmark = pytest.mark.xdist_group("attacks")
@@ -417,12 +417,13 @@ def test_a16_a_check_that_its_caller_gave_up_on_is_voided_or_swept(
         gone = threading.Event()
         with serving(place.engine, until=gone) as slow, grpc.insecure_channel(slow.address(asked == "Check")) as channel:
             method, raw = question(asked, secret)
+            ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
             if leaves == "at its deadline":
                 with pytest.raises(grpc.RpcError) as caught:
-                    channel.unary_unary(method)(raw, timeout=0.3)
+                    ask(raw, timeout=0.3)
                 assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             else:
-                call = channel.unary_unary(method).future(raw)
+                call = ask.future(raw)
                 wait_for("the reservation", lambda: bool(store.balances()))
                 call.cancel()
             gone.set()

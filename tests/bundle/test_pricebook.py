@@ -127,7 +127,8 @@ def test_a_tier_costs_so_many_times_the_on_demand_price_rounded_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "tiers", ["{flex: 0}", "{flex: -1}", "{flex: x}", "{on_demand: 2}", "{auto: 1}", "{batch: 1}", "{flex: 1e-10}"]
+    "tiers",
+    ["{flex: 0}", "{flex: -1}", "{flex: x}", "{on_demand: 2}", "{auto: 1}", "{batch: 0}", "{scale: 1}", "{flex: 1e-10}"],
 )
 def test_what_is_no_tier_is_refused(tiers: str) -> None:
     with pytest.raises(ConfigError):

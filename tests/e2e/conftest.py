@@ -84,16 +84,16 @@ def _ended(found: Any) -> bool:
 
 
 @pytest.fixture(scope="module")
-def make_client() -> Iterator[Callable[[Change | None], Client]]:
+def make_client() -> Iterator[Callable[..., Client]]:
     """Starts stacks; all are stopped at the end of the module."""
     stacks: list[Stack] = []
     folders: list[tempfile.TemporaryDirectory[str]] = []
 
-    def make(change: Change | None = None) -> Client:
+    def make(change: Change | None = None, **options: Any) -> Client:
         # Unix sockets live in it, and their paths are short.
         folder = tempfile.TemporaryDirectory(prefix="authz-", dir="/tmp")
         folders.append(folder)
-        stack = Stack(Path(folder.name), change=change)
+        stack = Stack(Path(folder.name), change=change, **options)
         stacks.append(stack)
         try:
             stack.start()

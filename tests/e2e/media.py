@@ -38,6 +38,30 @@ def with_media(bundle: Path) -> None:
     )
 
 
+def with_batches(bundle: Path) -> None:
+    """The same with batches at half the price, and a team beside it that may make them too."""
+    with_media(bundle)
+    models = yaml.safe_load((bundle / "models.yaml").read_text())
+    models["tiers"]["batch"] = "0.5"
+    for name in (CHAT, EMBEDDER):
+        models["models"][name]["actions"].append("batch")
+    (bundle / "models.yaml").write_text(yaml.safe_dump(models))
+    directory = yaml.safe_load((bundle / "directory.yaml").read_text())
+    directory["teams"] |= {"rivals": {}, "online": {}}
+    directory["keys"] |= {name: {"team": name} for name in ("rivals", "online")}
+    directory["keys"]["media-few"] = {"team": "media"}
+    (bundle / "directory.yaml").write_text(yaml.safe_dump(directory))
+    quotas = yaml.safe_load((bundle / "quotas.yaml").read_text())
+    quotas["quotas"].append({"id": "few", "scope": 'Key::"media-few"', "what": "requests", "limit": "3/hour"})
+    (bundle / "quotas.yaml").write_text(yaml.safe_dump(quotas))
+    (bundle / "batches.cedar").write_text(
+        '@id("rivals-all")\npermit (principal in Team::"rivals", action in Action::"infer", resource);\n'
+        '@id("online-only")\npermit (principal in Team::"online", action == Action::"chat", resource);\n'
+        '@id("small-lines")\nforbid (principal, action == Action::"chat", resource)\n'
+        'when { context.service_tier == "batch" && context.max_output_tokens > 60000 };\n'
+    )
+
+
 def up(amount: int, per: int) -> int:
     return -(-amount // per)
 

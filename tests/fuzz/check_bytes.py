@@ -19,7 +19,7 @@ from authz.envoy.check import decode_check
 from authz.envoy.wire import check_pb2
 from authz.errors import Refused
 from authz.identity.keys import mint
-from authz.model import Allow, Deny, Outcome, Receipt, Reply
+from authz.model import Allow, Decision, Deny, Outcome, Receipt, Reply
 from authz.settings import read_settings
 from tests.place import ROOT, UPSTREAM_KEY, Place, Time
 
@@ -78,6 +78,7 @@ def target() -> Callable[[bytes], str]:
             time.pass_s(100_000)
             engine.tick()
         time.pass_s(0.01)
+        decision: Decision
         try:
             request = decode_check(data)
         except Refused as refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-import atheris  # type: ignore[import-not-found, unused-ignore]  # it is made for some platforms only
+import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]  # it is made for some platforms only
 
 
 def main() -> None:

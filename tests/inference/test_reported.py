@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.inference.reported import MAX_BODY_BYTES, MAX_EVENT_BYTES, MAX_TOKENS, BodyReader, StreamReader, from_body
+from authz.inference.reported import (
+    MAX_BODY_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_TOKENS,
+    BodyReader,
+    StreamReader,
+    from_body,
+    from_usage,
+)
 from authz.model import Usage
 
 CHAT = {"prompt_tokens": 9, "completion_tokens": 16, "total_tokens": 25, "prompt_tokens_details": {"cached_tokens": 4}}

@@ -6,6 +6,7 @@ import pytest
 
 from authz.inference.estimate import amounts
 from authz.model import Meter, Outcome, Price, Receipt, Usage
+from authz.quota.belongings import Belonging
 from authz.quota.ledger import Actual, Change, Reservation, State, Terms
 from authz.settlement import Doubt, Settler
 
@@ -37,6 +38,9 @@ class Store:
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
         return ()
+
+    def keep(self, belonging: Belonging) -> None:
+        raise AssertionError("nothing here is a file or a batch")
 
 
 def settled(price: Price | None, usage: Usage | None, outcome: Outcome = Outcome.ANSWERED) -> tuple[Actual | None, list[Doubt]]:

@@ -8,6 +8,7 @@ from typing import Final, Literal
 from authz.errors import ConfigError
 from authz.identity.keys import PAGE, IssuedKey
 from authz.model import QuotaState
+from authz.quota.belongings import Belonging
 from authz.quota.calibration import MAX_SAMPLES, Lesson
 from authz.quota.ledger import (
     Actual,
@@ -27,6 +28,7 @@ from authz.store import accounts
 from authz.store.housekeeping import Balances
 from authz.store.redis import ledger, reports, rows
 from authz.store.redis.alerts import Alerts
+from authz.store.redis.belongings import BelongingRows
 from authz.store.redis.connection import Server
 from authz.store.redis.issuing import IssuedKeys
 from authz.store.redis.uri import Options
@@ -44,6 +46,7 @@ class RedisStore:
         self._server = Server(options)
         self._alerts = Alerts(self._server)
         self._issued = IssuedKeys(self._server)
+        self._belongings = BelongingRows(self._server)
         self._callers_time = time == "caller"
         self._prune_from = "0"
         version = self._server.run("open", VERSION)
@@ -125,6 +128,20 @@ class RedisStore:
 
     def retry_alert(self, target: str, alert: str, next_ns: int) -> None:
         self._alerts.tell(target, alert, rows.moment(next_ns))
+
+    # Files and batches at the upstream
+
+    def keep(self, belonging: Belonging) -> None:
+        self._belongings.keep(belonging)
+
+    def belonging(self, identity: str) -> Belonging | None:
+        return self._belongings.find(identity)
+
+    def due_batches(self, now_ns: int, next_ns: int, at_most: int) -> tuple[Belonging, ...]:
+        return self._belongings.due(next_ns - now_ns, at_most, self._moment(now_ns))
+
+    def batch_ended(self, identity: str) -> None:
+        self._belongings.ended(identity)
 
     # Learned estimates
 

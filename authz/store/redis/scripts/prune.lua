@@ -1,4 +1,4 @@
---! keys: counters names heads bodies requests ended journal opening told alerts lessons lesson_order meta
+--! keys: counters names heads bodies requests ended journal opening told alerts lessons lesson_order belongings belonging_order belongings_due meta
 --! with: moment tally index
 -- Forgets what ended long ago, a bounded piece at a time.
 --
@@ -97,6 +97,15 @@ for _, field in ipairs(redis.call('ZRANGE', LESSON_ORDER, 0, at_most - 1)) do
   end
   redis.call('HDEL', LESSONS, field)
   redis.call('ZREM', LESSON_ORDER, field)
+  gone = gone + 1
+end
+
+-- Files and batches, the oldest first.
+for _, member in ipairs(redis.call('ZRANGEBYLEX', BELONGING_ORDER, '-', '(' .. before, 'LIMIT', 0, at_most)) do
+  local id = member:sub(20)
+  redis.call('HDEL', BELONGINGS, id)
+  redis.call('ZREM', BELONGINGS_DUE, id)
+  redis.call('ZREM', BELONGING_ORDER, member)
   gone = gone + 1
 end
 return {gone, walk[1]}
