@@ -1,4 +1,4 @@
-"""Frames of HTTP/2 that are whole: kinds, flags, streams and payloads are the fuzzer's. Limits are small, so that they are met."""
+"""Whole frames of HTTP/2: kinds, flags, streams and payloads are the fuzzer's. Limits are small, so that they are met."""
 
 from __future__ import annotations
 
