@@ -22,6 +22,7 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
     Several workers are a process each, started again where one ends by itself, and drained in turn.
     """
     import asyncio
+    import gc
     import os
     import resource
     import secrets
@@ -57,6 +58,8 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
         open_engine(settings, serving=True).start() as engine,
         serving(engine, settings.admin, chance, os.environ, watched=settings.reload.watch),
     ):
+        gc.collect()
+        gc.freeze()  # the bundle and the keys stay: a collection that looked through them would hold decisions up
         asyncio.run(server.run(engine, settings.listen, supervised=worker is not None))
 
 

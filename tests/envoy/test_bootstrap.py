@@ -220,6 +220,14 @@ def test_check_and_the_access_log_are_asked_where_each_is_served() -> None:
     assert paths(cluster(config(), "sidecar")) == paths(cluster(config(), "sidecar-log"))
 
 
+def test_one_check_that_was_late_takes_no_sidecar_away() -> None:
+    """Which shows only under load (`make rolling`): ejected on top of a restart, the last one would be gone too."""
+    for name in ("sidecar", "sidecar-log"):
+        (found,) = [cluster for cluster in config()["static_resources"]["clusters"] if cluster["name"] == name]
+        assert "outlier_detection" not in found
+        assert found["health_checks"][0]["timeout"] == "2s"
+
+
 def test_every_setting_has_its_own_option() -> None:
     changed = config(
         xff_trusted_hops=2, max_connections=7, check_timeout_ms=900, check_try_timeout_ms=300, max_stream_s=5, idle_timeout_s=4
