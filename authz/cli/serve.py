@@ -60,7 +60,7 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
     ):
         gc.collect()
         gc.freeze()  # the bundle and the keys stay: a collection that looked through them would hold decisions up
-        asyncio.run(server.run(engine, settings.listen, supervised=worker is not None))
+        asyncio.run(server.run(engine, settings.listen, alone=settings.replicas == 1, supervised=worker is not None))
 
 
 _SWITCH_S = 0.0005
