@@ -24,14 +24,20 @@ from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.check import TRACEPARENT
 from authz.envoy.checks import Checks
 from authz.errors import ConfigError, Refused
+from authz.listening import Listen
 from authz.model import Outcome, Receipt, Request
-from authz.settings import Listen
 from authz.transport import Answerer, Call, Listener, Unheard
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
 ACCESS_LOG: Final = "envoy.service.accesslog.v3.AccessLogService"
 
 _BUNDLE_LOOK_S: Final = 0.5
+
+_LAST_WORDS_S: Final = 0.5
+"""How long a drain waits for one more message of an access-log stream: several times Envoy's interval of 0.1 s."""
+
+_QUIET_S: Final = 0.02
+"""What has been sent comes within this time; well below Envoy's interval."""
 
 _SLOW_S: Final = 0.05
 _NOTICE_S: Final = 0.01
@@ -85,6 +91,7 @@ class Sidecar:
 
         with _umask(0o177):
             server.add_insecure_port(f"unix:{path}")
+            _listen_on_tcp(server, self._listen)
             await server.start()
             if listener is not None:
                 await listener.start(_bound(check_path))
@@ -162,30 +169,51 @@ class Sidecar:
             self._engine.settle(receipt)
 
     async def _access_log(self, stream: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        draining = asyncio.ensure_future(self._draining.wait())
-        messages = aiter(stream)
+        """Settles what comes. In a drain it ends the stream, which would not end by itself, right after a message.
+
+        What Envoy sends while its stream is being ended is lost, and it does not send it again. It sends by a timer: when
+        something has just come, nothing follows for a tenth of a second, and what it tells then goes to another process.
+        """
+        messages, draining = aiter(stream), asyncio.ensure_future(self._draining.wait())
+        following = asyncio.ensure_future(anext(messages, None))
+        patience_s: float | None = None
         try:
             while True:
-                following = asyncio.ensure_future(anext(messages, None))
-                await asyncio.wait({following, draining}, return_when=asyncio.FIRST_COMPLETED)
-                if not following.done():
-                    following.cancel()
+                waiting = {following} if draining.done() else {following, draining}
+                await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
+                    raw = following.result()
+                    if raw is None:
+                        break
+                    self._settle(raw)
+                    following = asyncio.ensure_future(anext(messages, None))
+                    patience_s = _QUIET_S if draining.done() else None
+                elif patience_s is not None:
                     break
-                raw = following.result()
-                if raw is None:
-                    break
-                self._settle(raw)
+                else:
+                    patience_s = _LAST_WORDS_S
         finally:
+            following.cancel()
             draining.cancel()
         return stream_response()
 
 
-async def run(engine: Engine, listen: Listen) -> None:
-    """Serves until SIGTERM or SIGINT, then drains."""
+async def run(engine: Engine, listen: Listen, *, supervised: bool = False) -> None:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    supervised  standard input is a pipe from a supervisor, who writes nothing: where it ends, so has the supervisor
+    """
     sidecar = Sidecar(engine, listen)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, sidecar.stop)
+    if supervised:
+
+        def ended() -> None:
+            loop.remove_reader(0)
+            sidecar.stop()
+
+        loop.add_reader(0, ended)
     await sidecar.serve()
 
 
@@ -227,6 +255,34 @@ class _Several(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return next(filter(None, (handler.service(handler_call_details) for handler in self._handlers)), None)
+
+
+def _listen_on_tcp(server: grpc.aio.Server, listen: Listen) -> None:
+    """On `listen.address`, where there is one. Raises `ConfigError`."""
+    if not listen.address:
+        return
+    try:
+        if listen.tls is None:
+            server.add_insecure_port(listen.address)
+            _log.warning("everybody who reaches this address is let in", extra={"address": listen.address})
+        else:
+            key, certificate, authority = (
+                _read(path) for path in (listen.tls.key, listen.tls.certificate, listen.tls.client_ca)
+            )
+            # INVARIANT: without `require_client_auth` it would be TLS for anybody.
+            trusted = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+            server.add_secure_port(listen.address, trusted)
+    except RuntimeError:
+        raise ConfigError(
+            listen.address, "cannot be listened on: in use, no address of this machine, or no fit for its key"
+        ) from None
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 def _claim(path: Path) -> None:

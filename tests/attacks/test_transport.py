@@ -64,7 +64,8 @@ def test_a1_upstream_sees_exactly_one_authorization_and_a_client_may_send_exactl
     one, other = name + b": " + secret, b"authorization: " + secret
     with door.untouched():
         for credentials in ((), (one, other), (one, one), (name + b": " + secret + b"," + secret,), (name + b":",)):
-            door.denied(door.lines(POST, *USUAL, *credentials, LENGTH, body=BODY), 401, "invalid_api_key")
+            reply = door.lines(POST, *USUAL, *credentials, LENGTH, body=BODY, source=door.elsewhere())
+            door.denied(reply, 401, "invalid_api_key")
     before = len(door.stack.groq.received())
     assert door.lines(POST, *USUAL, one, LENGTH, body=BODY).status == 200
     (received,) = door.forwarded(before)
@@ -212,7 +213,7 @@ def test_a8_a_header_that_we_read_given_twice_or_joined_is_refused(door: Door, l
     names = {line.split(b":")[0].lower() for line in lines}
     usual = [line for line in (*USUAL, door.bearer()) if line.split(b":")[0].lower() not in names - {b"host"}]
     with door.untouched():
-        door.denied(door.lines(POST, *usual, *lines, LENGTH, body=BODY), status)
+        door.denied(door.lines(POST, *usual, *lines, LENGTH, body=BODY, source=door.elsewhere()), status)
 
 
 def spellings() -> list[str]:
@@ -288,7 +289,9 @@ def test_a10_the_host_header_decides_nothing(door: Door) -> None:
     assert {request.header("host") for request in door.forwarded(before)} == {("127.0.0.1",)}
     with door.untouched():
         for host in hosts:
-            denied = door.lines(POST, b"Host: " + host, *USUAL[1:], b"Authorization: Bearer x", LENGTH, body=BODY)
+            denied = door.lines(
+                POST, b"Host: " + host, *USUAL[1:], b"Authorization: Bearer x", LENGTH, body=BODY, source=door.elsewhere()
+            )
             door.denied(denied, 401, "invalid_api_key")
 
 
