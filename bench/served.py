@@ -51,8 +51,8 @@ class Place:
             world = World(folder, engine)
             self.check, self.body, self.secret = as_check(world.request()), world.body, world.secret
             each = keys // max(1, teams)
-            secrets = [secret for at in range(teams if keys else 0) for secret in world.issue(each, f"bulk-{at}")[:1]]
-            self.checks = [as_check(world.request(secret)) for secret in secrets]
+            secrets = world.issue(each, *(f"bulk-{at}" for at in range(teams))) if each else []
+            self.checks = [as_check(world.request(secret)) for secret in secrets[:: each or 1]]
 
     def serve(self, name: str = "s") -> tuple[str, int]:
         """A sidecar of its own process: the socket for Check, and its pid."""
