@@ -31,6 +31,19 @@ endpoints-table: $(STAMP)  ## each call of the SDKs in each situation through th
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
+test-grpcio: $(STAMP)  ## the tests through Envoy once more, with Check on grpcio instead of our own transport
+	AUTHZ_TRANSPORT=grpcio $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/e2e tests/envoy tests/test_server.py
+
+chaos: $(STAMP)  ## every fault on both stores under load; a table of what was lost (ARGS="--json", "--only redis --seconds 10")
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+rolling: $(STAMP)  ## rolling restarts of two sidecars under load (ARGS="--rounds 50")
+	@$(BIN)/python -m tests.chaos.rolling $(ARGS)
+
+SOAK_MINUTES ?= 60
+soak: $(STAMP)  ## steady load for SOAK_MINUTES; memory growth and stale reservations
+	@$(BIN)/python -m tests.chaos.soak --minutes $(SOAK_MINUTES) $(ARGS)
+
 lint: $(STAMP)  ## ruff: rules and formatting; the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,13 +70,36 @@ replay: $(STAMP)  ## replay 100,000 recorded decisions, and say how long it took
 screenshots: $(STAMP)  ## renew docs/images, in headless Chromium
 	$(BIN)/python -m tests.admin.screenshots docs/images
 
+bench: $(STAMP)  ## every figure of docs/performance.md, in some ten minutes; writes bench/results.json and the table
+	@$(BIN)/python -m bench
+
+bench-quick: $(STAMP)  ## the most of it in under 50 seconds; writes nothing, and its last line is the summary
+	@$(BIN)/python -m bench --quick
+
+profile: $(STAMP)  ## where a decision's time goes, phase by phase; `ARGS=--functions` by function
+	@$(BIN)/python -m bench.phases $(ARGS)
+
 lock: $(STAMP)  ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
 
+sbom: $(STAMP)  ## what is shipped, as CycloneDX: build/sbom.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --short-PURLs --output-reproducible --of JSON -o build/sbom.json requirements/runtime.txt
+
+licenses: $(STAMP)  ## licences of what is shipped; fails on one that is not on the list
+	@$(BIN)/python -m tests.tools.supply_chain licenses
+
+audit: $(STAMP)  ## known vulnerabilities of what is shipped; exit code 2 where nothing could be looked up
+	@$(BIN)/python -m tests.tools.supply_chain audit
+
+mutation: $(STAMP)  ## mutation testing of policy/, quota/ and body reading (MUTATE="authz.quota.windows*" for a part)
+	-nice $(BIN)/mutmut run $(MUTATE)
+	@$(BIN)/python -m tests.tools.mutation_score
+
 proto: $(STAMP)  ## regenerate the wire types from proto/
 	$(BIN)/python tests/tools/generate_proto.py
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis run var
+	rm -rf $(VENV) build dist mutants *.egg-info .mypy_cache .ruff_cache .hypothesis run var

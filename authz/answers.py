@@ -100,7 +100,7 @@ def limit_headers(states: Iterable[QuotaState], *, held: bool) -> tuple[tuple[st
     tightest: dict[str, tuple[int, QuotaState]] = {}
     for state in states:
         meter = state.meter
-        name = "requests" if meter is Meter.REQUESTS else "tokens" if meter in _TOKEN_METERS else ""
+        name = _COUNTED_AS.get(meter, "")
         if name and state.enforced:
             left = _left(state, held=held)
             known = tightest.get(name)
@@ -115,6 +115,7 @@ def limit_headers(states: Iterable[QuotaState], *, held: bool) -> tuple[tuple[st
     return tuple(found)
 
 
+_COUNTED_AS: Final = {Meter.REQUESTS: "requests", **dict.fromkeys(_TOKEN_METERS, "tokens")}
 _HEADERS: Final = {
     name: tuple(f"x-ratelimit-{what}-{name}" for what in ("limit", "remaining", "reset")) for name in ("requests", "tokens")
 }

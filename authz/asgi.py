@@ -1,6 +1,8 @@
 """Middleware for ASGI gateways: what comes in is authorised before the application sees it, and settled when it was answered.
 
-    app = AuthorizedApp(gateway, authorizer)
+    >>> authorizer = AsyncAuthorizer.open("authz.yaml")
+    >>> app = AuthorizedApp(gateway, authorizer)  # for any ASGI server
+    >>> authorizer.close()  # when that has stopped
 
 The application gets the request with the upstream key in `authorization`, whole and with no credential of the client's; it has
 only to pass it on. A denial is answered without it. `scope["authz"]` is the `Call`: what the application says there (`settle`,

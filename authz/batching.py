@@ -16,7 +16,7 @@ from msgspec import Struct, structs
 
 from authz.errors import Refused
 from authz.inference import estimate
-from authz.inference.batch import CREATE, at_line
+from authz.inference.batch import CREATE, UPLOAD, at_line
 from authz.inference.pricebook import BATCH, ModelSpec
 from authz.model import Ask, Estimate, Named, Price, Principal, Work
 from authz.quota.belongings import Belonging
@@ -87,7 +87,8 @@ def weighed(ask: Ask, work: Work | None, model: ModelSpec, known: Estimate | Non
         line = Ask(_ENDPOINTS[work.url], work.action, ask.models, service_tier=BATCH, tools=work.tools)
         return Weighed(bound, price, work, (Question(line, estimate.largest_of(work, price), 1), Question(ask, bound)))
     bound = known or estimate.FREE
-    return Weighed(bound, estimate.batch_price(model) if ask.endpoint == CREATE else None, None, (Question(ask, bound),))
+    looks = ask.endpoint.startswith(("files.", "batches.")) and ask.endpoint not in (UPLOAD, CREATE)
+    return Weighed(bound, None if looks else estimate.batch_price(model), None, (Question(ask, bound),))
 
 
 def _lines(ask: Ask, model: ModelSpec) -> Iterator[Question]:

@@ -97,6 +97,7 @@ class Engine:
                 settings,
                 environ=environ,
                 instance=secrets.token_hex(8),
+                chance=secrets.SystemRandom().random,
                 bundle=self._bundle_state,
                 serving=serving,
                 stack=stack,
@@ -226,7 +227,10 @@ class Engine:
             if thread.is_alive():
                 thread.join()
         with suppress(StoreUnavailable):
+            # What stands in this process's memory only, as far as the store takes it now.
+            self._catch_up(self._clock())
             self._ring.flush()
+            self.calibration.flush(self._clock())
         if self._deliverer is not None:
             self._deliverer.close()
         self._resources.close()
@@ -252,13 +256,11 @@ class Engine:
     def tick(self) -> None:
         """One round of the background work. Raises `StoreUnavailable`; the next round goes on where this one stopped."""
         now_ns = self._clock()
+        self._metrics.flush()
         self._upstreams.refresh()
         self.fallback.tidy(now_ns, _CATCH_UP)  # needs no store, and is needed most where there is none
         self._ring.refresh()  # for who calls this by hand; a process that has started does not wait for its turn here
-        self.settler.tell(self.fallback.catch_up(now_ns, _CATCH_UP))
-        while self._late:
-            self.settler.settle(self._late[0])
-            self._late.popleft()
+        self._catch_up(now_ns)
         expired = _SWEEP
         while expired == _SWEEP:
             expired = self.settler.expire(_SWEEP)
@@ -272,6 +274,13 @@ class Engine:
             self.store.prune(now_ns, self._keep_ns, _SWEEP)
         self.store.checkpoint()
         self._published.tell(self.bundle)
+
+    def _catch_up(self, now_ns: int) -> None:
+        """What was admitted, and what was settled, while the store did not answer."""
+        self.settler.tell(self.fallback.catch_up(now_ns, _CATCH_UP))
+        while self._late:
+            self.settler.settle(self._late[0])
+            self._late.popleft()
 
     def _read_keys(self) -> None:
         """Beside the other background work: however much there is to settle, it holds up no revocation."""

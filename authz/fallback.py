@@ -88,10 +88,10 @@ class Fallback:
 
     def reserve(self, hold: Hold, now_ns: int) -> Held | Full:
         declared = declaration(hold.charges)
-        if declared is not OnStoreError.DENY and now_ns < self._ask_again_ns:
+        if declared is not _DENY and now_ns < self._ask_again_ns:
             return self._admit(hold, declared, now_ns)
         try:
-            return self._store.reserve(hold, now_ns)
+            return self._in_its_own_name(hold, self._store.reserve(hold, now_ns), now_ns)
         except StoreUnavailable:
             self._ask_again_ns = now_ns + _PAUSE_NS
             if declared is OnStoreError.DENY:
@@ -108,10 +108,13 @@ class Fallback:
         found: dict[int, Held | Full | StoreUnavailable] = {}
         try:
             if asked:
-                found.update(zip(asked, self._store.reserve_many([holds[at] for at in asked], now_ns), strict=True))
+                outcomes = self._store.reserve_many([holds[at] for at in asked], now_ns)
+                for at, outcome in zip(asked, outcomes, strict=True):
+                    found[at] = self._in_its_own_name(holds[at], outcome, now_ns)
         except StoreUnavailable as error:
             self._ask_again_ns = now_ns + _PAUSE_NS
-            denied = [at for at in asked if declared[at] is OnStoreError.DENY]
+            unheard = [at for at in asked if at not in found]
+            denied = [at for at in unheard if declared[at] is OnStoreError.DENY]
             self._doubts.extend(holds[at].id for at in denied)
             found.update(dict.fromkeys(denied, error))
         return tuple(
@@ -172,6 +175,17 @@ class Fallback:
 
     # How
 
+    def _in_its_own_name(self, hold: Hold, outcome: Held | Full, now_ns: int) -> Held | Full:
+        """A repeated Check takes the place of the one before it: that one's reservation is given back, and it gets its own.
+
+        INVARIANT: no two Checks go out with one reservation. Whoever asked first has given up, and gives back what it held as
+        soon as it hears of that, or of a write that nobody confirmed; what goes upstream must not be given back with it.
+        """
+        while isinstance(outcome, Held) and outcome.reservation_id != hold.id:
+            self._store.void(outcome.reservation_id, now_ns)
+            outcome = self._store.reserve(hold, now_ns)
+        return outcome
+
     def _catch_up(self, now_ns: int, at_most: int, changes: list[Change]) -> None:
         while self._doubts and len(changes) < at_most:
             changes.append(self._store.void(self._doubts[0], now_ns))
@@ -190,6 +204,9 @@ class Fallback:
             raise StoreUnavailable(f"{self._max_backlog} requests wait for the store already")
         own = structs.replace(hold, charges=tuple(self._own(charge) for charge in hold.charges))
         outcome = self._local.reserve(own, now_ns)
+        while isinstance(outcome, Held) and outcome.reservation_id != hold.id:  # as with the store
+            self._end(outcome.reservation_id, Event.VOID, None, now_ns)
+            outcome = self._local.reserve(own, now_ns)
         if isinstance(outcome, Full):
             return outcome
         with self._lock:
@@ -252,10 +269,19 @@ class Fallback:
 
 def declaration(charges: tuple[Charge, ...]) -> OnStoreError:
     """What the enforced quotas declare together: the strictest refuses, and of the others the loosest names how it passed."""
-    declared = {charge.on_store_error for charge in charges if charge.enforced}
-    if not declared or OnStoreError.DENY in declared:
-        return OnStoreError.DENY
-    return OnStoreError.ALLOW if OnStoreError.ALLOW in declared else OnStoreError.SHARE
+    found: OnStoreError | None = None
+    for charge in charges:
+        if charge.enforced:
+            declared = charge.on_store_error
+            if declared is _DENY:
+                return declared
+            if found is not _ALLOW:
+                found = declared
+    return found or _DENY
+
+
+_DENY: Final = OnStoreError.DENY
+_ALLOW: Final = OnStoreError.ALLOW
 
 
 _STATES: Final = {Event.SETTLE: State.SETTLED, Event.VOID: State.VOIDED}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType
@@ -62,7 +63,7 @@ class Secret:
     __hash__ = None  # type: ignore[assignment]  # a secret is compared, never looked up
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, dict=True):
     """One inference request, as the enforcement point saw it and before anything of it is believed.
 
     headers  names in lower case, values as they came, in order; a name that came twice stands twice
@@ -82,7 +83,14 @@ class Request(Struct, frozen=True):
 
     def header(self, name: str) -> tuple[str, ...]:
         """Every value that came under `name` (lower case)."""
-        return tuple([value for key, value in self.headers if key == name])
+        return self._by_name.get(name, ())
+
+    @cached_property
+    def _by_name(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for name, value in self.headers:
+            found[name] = (*found[name], value) if name in found else (value,)
+        return found
 
 
 class Principal(Struct, frozen=True, cache_hash=True):

@@ -61,6 +61,11 @@ DEGRADED_HEADER: Final = "x-authz-degraded"
 KEY_EXPIRES_HEADER: Final = "x-authz-key-expires"
 """Says of a secret that another has replaced it, and when it stops working: RFC 3339."""
 
+# By names of our own: a member of an enum is looked up through its class each time, and a decision does that ten times.
+_IDENTITY, _INFERENCE, _PRICE, _QUOTA, _POLICY, _UPSTREAM, _RESERVE = Phase
+_TOKENS: Final = Meter.TOKENS
+_NOTHING: Final = Metered.NOTHING
+
 _MINUTE_NS: Final = 60_000_000_000
 _log = logging.getLogger(__name__)
 
@@ -153,19 +158,19 @@ class Pdp:
         request, bundle = trace.request, trace.bundle
 
         # 1 identity: who is asking
-        self._enter(trace, Phase.IDENTITY)
+        self._enter(trace, _IDENTITY)
         identity = self._who.identify(request, bundle.directory, trace.started_ns)
         trace.principal = principal = identity.principal
         trace.narrowed, trace.key_expires_ns = identity.narrowed, identity.expires_ns
 
         # 2 inference: what is asked
-        self._enter(trace, Phase.INFERENCE)
+        self._enter(trace, _INFERENCE)
         trace.ask = ask = endpoints.read(request)
         return self._sized(trace, principal, ask)
 
     def _sized(self, trace: Trace, principal: Principal, ask: Ask) -> Hold | Reply:
-        if estimate.METERED.get(ask.action) is Metered.NOTHING:
-            self._enter(trace, Phase.POLICY)
+        if estimate.METERED.get(ask.action) is _NOTHING:
+            self._enter(trace, _POLICY)
             return self._list(trace, principal, ask)
         ask, work = batching.resolved(ask, principal, self._store.belonging)
         trace.ask = ask
@@ -175,17 +180,17 @@ class Pdp:
         bundle = trace.bundle
 
         # 3 price: of which model, and what it costs at most
-        self._enter(trace, Phase.PRICE)
+        self._enter(trace, _PRICE)
         trace.model = model = _model(bundle, ask)
         weighed = self._weighed(principal, ask, work, model, trace.estimate)
         trace.estimate = bound = weighed.bound
 
         # 4 quota: what has to fit
-        self._enter(trace, Phase.QUOTA)
+        self._enter(trace, _QUOTA)
         charges = bundle.quotas.charges(principal, model.id, model.groups, bound)
 
         # 5 policy: may they
-        self._enter(trace, Phase.POLICY)
+        self._enter(trace, _POLICY)
         look = cache(lambda: self._store.look(charges, trace.started_ns))
         for asked in weighed.questions:
             named = names_of(asked.ask, model)
@@ -195,13 +200,13 @@ class Pdp:
                 raise at_line(asked.line, refused) if asked.line else refused
 
         # 6 upstream: is there a key to go with
-        self._enter(trace, Phase.UPSTREAM)
+        self._enter(trace, _UPSTREAM)
         trace.upstream_key = self._parts.upstream_key(principal.team.id, trace.started_ns)
         if trace.upstream_key is None:
             raise Refused(Reason.UPSTREAM_KEY_UNAVAILABLE, "No upstream key is available, retry shortly.")
 
         # 7 head-room: has this team had its share of what little the upstream has left
-        expected_tokens = bound.expected.get(Meter.TOKENS, 0)
+        expected_tokens = bound.expected.get(_TOKENS, 0)
         runs_later = ask.action == BATCH  # the upstream has limits of its own for those
         team, upstream = principal.team.id, trace.upstream_key.name
         full = None if runs_later else self._headroom.look(upstream, model.id, team, expected_tokens, trace.started_ns)
@@ -263,7 +268,7 @@ class Pdp:
         assert trace.ask is not None
         if trace.ask.action == BATCH:
             return
-        tokens = bound.expected.get(Meter.TOKENS, 0)
+        tokens = bound.expected.get(_TOKENS, 0)
         self._headroom.take(upstream.name, model.id, principal.team.id, tokens, trace.started_ns)
 
     def _judged(
@@ -341,7 +346,7 @@ class Pdp:
         found = _attempted(prepare)
         if not isinstance(found, Hold):
             return self._answered(trace, found)
-        self._enter(trace, Phase.RESERVE)
+        self._enter(trace, _RESERVE)
         return self._answered(trace, _attempted(lambda: self._store.reserve(found, trace.started_ns)))
 
     def _answered(self, trace: Trace, outcome: Held | Full | Reply | Refused | StoreUnavailable) -> Decision:

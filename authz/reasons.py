@@ -21,6 +21,8 @@ class Fault(StrEnum):
 
 
 class Reason(StrEnum):
+    """Why a request was refused."""
+
     INVALID_API_KEY = "invalid_api_key"
     """No credential, an unknown, expired or revoked one, or more than one: all alike, so that nothing can be probed."""
 

@@ -77,7 +77,17 @@ class AuthorizedTransport(httpx.BaseTransport):
 
 
 class AsyncAuthorizedTransport(httpx.AsyncBaseTransport):
-    """For `httpx.AsyncClient`; on asyncio."""
+    """For `httpx.AsyncClient`; on asyncio.
+
+    >>> async def ask():
+    ...     async with AsyncAuthorizer.open("authz.yaml") as authorizer:
+    ...         through = httpx.AsyncClient(transport=AsyncAuthorizedTransport(authorizer))
+    ...         async with groq.AsyncGroq(api_key=virtual_key, http_client=through) as client:
+    ...             return await client.chat.completions.create(model="llama-3.1-8b-instant", messages=messages, max_tokens=16)
+    >>> answer = asyncio.run(ask())
+
+    transport  what really sends; httpx's own by default. Closed with this one; the authorizer stays open
+    """
 
     def __init__(self, authorizer: AsyncAuthorizer, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._authorizer = authorizer

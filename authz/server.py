@@ -33,6 +33,12 @@ ACCESS_LOG: Final = "envoy.service.accesslog.v3.AccessLogService"
 
 _BUNDLE_LOOK_S: Final = 0.5
 
+_LAST_WORDS_S: Final = 0.5
+"""How long a drain waits for one more message of an access-log stream: several times Envoy's interval of 0.1 s."""
+
+_QUIET_S: Final = 0.02
+"""What has been sent comes within this time; well below Envoy's interval."""
+
 _SLOW_S: Final = 0.05
 _NOTICE_S: Final = 0.01
 """A decision keeps the loop to itself. That its caller gave up meanwhile is heard only once the loop is let go for a moment,
@@ -163,30 +169,51 @@ class Sidecar:
             self._engine.settle(receipt)
 
     async def _access_log(self, stream: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        draining = asyncio.ensure_future(self._draining.wait())
-        messages = aiter(stream)
+        """Settles what comes. In a drain it ends the stream, which would not end by itself, right after a message.
+
+        What Envoy sends while its stream is being ended is lost, and it does not send it again. It sends by a timer: when
+        something has just come, nothing follows for a tenth of a second, and what it tells then goes to another process.
+        """
+        messages, draining = aiter(stream), asyncio.ensure_future(self._draining.wait())
+        following = asyncio.ensure_future(anext(messages, None))
+        patience_s: float | None = None
         try:
             while True:
-                following = asyncio.ensure_future(anext(messages, None))
-                await asyncio.wait({following, draining}, return_when=asyncio.FIRST_COMPLETED)
-                if not following.done():
-                    following.cancel()
+                waiting = {following} if draining.done() else {following, draining}
+                await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
+                    raw = following.result()
+                    if raw is None:
+                        break
+                    self._settle(raw)
+                    following = asyncio.ensure_future(anext(messages, None))
+                    patience_s = _QUIET_S if draining.done() else None
+                elif patience_s is not None:
                     break
-                raw = following.result()
-                if raw is None:
-                    break
-                self._settle(raw)
+                else:
+                    patience_s = _LAST_WORDS_S
         finally:
+            following.cancel()
             draining.cancel()
         return stream_response()
 
 
-async def run(engine: Engine, listen: Listen) -> None:
-    """Serves until SIGTERM or SIGINT, then drains."""
+async def run(engine: Engine, listen: Listen, *, supervised: bool = False) -> None:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    supervised  standard input is a pipe from a supervisor, who writes nothing: where it ends, so has the supervisor
+    """
     sidecar = Sidecar(engine, listen)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, sidecar.stop)
+    if supervised:
+
+        def ended() -> None:
+            loop.remove_reader(0)
+            sidecar.stop()
+
+        loop.add_reader(0, ended)
     await sidecar.serve()
 
 

@@ -259,6 +259,22 @@ def read_settings(path: Path) -> Settings:
     )
 
 
+def of_worker(settings: Settings, number: int) -> Settings:
+    """Of one of the workers that `listen.workers` says: with sockets and a port for metrics of its own, and its share of what
+    replicas share. The first has the admin page, which signs people in in its own memory. Raises `ConfigError`."""
+    count = settings.listen.workers
+    if settings.store == "sqlite:///:memory:":
+        raise ConfigError("settings", f"store: expected a file or Redis for {count} workers, found one process's own memory")
+    host, _, port = settings.metrics.listen.rpartition(":")
+    return structs.replace(
+        settings,
+        listen=settings.listen.each()[number],
+        metrics=structs.replace(settings.metrics, listen=f"{host}:{int(port) + number}" if host else ""),
+        admin=settings.admin if number == 0 else AdminFront(),
+        replicas=settings.replicas * count,
+    )
+
+
 def _convert(source: Source) -> Settings:
     try:
         return source.convert(Settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from authz.errors import Refused
 from authz.inference.pricebook import ModelSpec
@@ -11,25 +12,31 @@ from authz.policy import Context, Percents, Verdict
 from authz.reasons import Reason
 from authz.recording import Trace
 
+_NOTHING: Final = Percents()
+_INPUT_TOKENS: Final = Meter.INPUT_TOKENS
+_OUTPUT_TOKENS: Final = Meter.OUTPUT_TOKENS
+
 
 def names_of(ask: Ask, model: ModelSpec) -> tuple[Uid, ...]:
     """What has to be allowed: the model, and the alias that the request names it by."""
-    resolved, asked = Uid("Model", model.id), tuple(Uid("Model", name) for name in ask.models[:1])
-    return (resolved,) if asked in ((), (resolved,)) else (*asked, resolved)
+    resolved = Uid("Model", model.id)
+    if not ask.models or ask.models[0] == model.id:
+        return (resolved,)
+    return Uid("Model", ask.models[0]), resolved
 
 
 def context_of(trace: Trace, ask: Ask, bound: Estimate, principal: Principal, fill: tuple[QuotaState, ...]) -> Context:
     return Context(
-        input_tokens=bound.at_most.get(Meter.INPUT_TOKENS, 0),
-        max_output_tokens=bound.at_most.get(Meter.OUTPUT_TOKENS, 0),
+        input_tokens=bound.at_most.get(_INPUT_TOKENS, 0),
+        max_output_tokens=bound.at_most.get(_OUTPUT_TOKENS, 0),
         stream=ask.stream,
         endpoint=ask.endpoint,
         service_tier=ask.service_tier,
         tools=ask.tools,
         source_ip=trace.request.source_ip,
         now_ns=trace.started_ns,
-        spend=_fullest(principal, (state for state in fill if state.meter is Meter.SPEND)),
-        window=_fullest(principal, (state for state in fill if state.meter is not Meter.SPEND)),
+        spend=_fullest(principal, [state for state in fill if state.meter is Meter.SPEND]) if fill else _NOTHING,
+        window=_fullest(principal, [state for state in fill if state.meter is not Meter.SPEND]) if fill else _NOTHING,
     )
 
 

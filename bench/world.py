@@ -19,7 +19,7 @@ from typing import Final
 from authz.bundle import load_bundle
 from authz.compose import Engine
 from authz.identity.keys import IssuedKey, digest, mint
-from authz.model import Allow, Request
+from authz.model import Allow, Decision, Request
 from authz.settings import read_settings
 from tests.issued import put
 
@@ -78,34 +78,45 @@ class World:
         system = {"role": "system", "content": content[: PROMPT_BYTES // 4]}
         fields = {"model": MODEL, "messages": [system, {"role": "user", "content": content}], "max_tokens": 256}
         self.body = json.dumps({**fields, "temperature": 0.3, "stream": True}).encode()
-        self._headers = (
+        self._own_headers = self._headers(self.secret)
+
+    def issue(self, how_many: int, key: str = KEY) -> list[str]:
+        """So many secrets of a key."""
+        made = [mint(self._random.choice) for _ in range(how_many)]
+        now_ns = self.engine.clock()
+        put(self.engine.store, *(IssuedKey(digest(secret), key, now_ns) for secret in made))
+        self.engine.tick()
+        return made
+
+    def request(self, secret: str = "") -> Request:
+        """The next one: what Envoy hands over of a chat, with a request id of its own."""
+        number = next(self._numbers)
+        headers = self._headers(secret) if secret else self._own_headers
+        return Request("POST", "/openai/v1/chat/completions", headers, self.body, f"bench-{number}", "10.0.0.1")
+
+    def decide(self, secret: str = "") -> None:
+        """One whole decision, which has to be an allow."""
+        allowed(self.engine.pdp.decide(self.request(secret)))
+
+    def decide_many(self, how_many: int) -> None:
+        for decision in self.engine.pdp.decide_many([self.request() for _ in range(how_many)]):
+            allowed(decision)
+
+    def _headers(self, secret: str) -> tuple[tuple[str, str], ...]:
+        return (
             (":authority", "api.groq.com"),
             ("accept", "application/json"),
-            ("authorization", f"Bearer {self.secret}"),
+            ("authorization", f"Bearer {secret}"),
             ("content-length", str(len(self.body))),
             ("content-type", "application/json"),
             ("user-agent", "Groq/Python 1.7.0"),
             ("x-forwarded-proto", "http"),
         )
 
-    def issue(self, how_many: int, key: str = KEY) -> list[str]:
-        """So many secrets of a key."""
-        made = [mint(self._random.choice) for _ in range(how_many)]
-        for secret in made:
-            put(self.engine.store, IssuedKey(digest(secret), key, self.engine.clock()))
-        self.engine.tick()
-        return made
 
-    def request(self) -> Request:
-        """The next one: what Envoy hands over of a chat, with a request id of its own."""
-        number = next(self._numbers)
-        return Request("POST", "/openai/v1/chat/completions", self._headers, self.body, f"bench-{number}", "10.0.0.1")
-
-    def decide(self) -> None:
-        """One whole decision, which has to be an allow."""
-        decision = self.engine.pdp.decide(self.request())
-        if not isinstance(decision, Allow):
-            raise AssertionError(f"expected an allow, found {decision}")
+def allowed(decision: Decision) -> None:
+    if not isinstance(decision, Allow):
+        raise AssertionError(f"expected an allow, found {decision}")
 
 
 @contextmanager

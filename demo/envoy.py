@@ -120,9 +120,10 @@ class Envoy:
         answer = json.loads(self.admin(f"/stats?format=json&filter={filter_regex}"))
         return {entry["name"]: entry["value"] for entry in answer["stats"] if "name" in entry}
 
-    def sees_sidecar(self) -> bool:
-        """Whether a sidecar is healthy: for Check, and for the access log."""
-        return all(self.stats(r"^cluster\.sidecar(-log)?\.membership_healthy$").values())
+    def sees_sidecar(self, workers: int = 1) -> bool:
+        """Whether so many sidecars are healthy: for Check, and for the access log."""
+        found = self.stats(r"^cluster\.sidecar(-log)?\.membership_healthy$")
+        return all(healthy >= workers for healthy in found.values())
 
     def log_tail(self, lines: int = 20) -> str:
         if not self.log_path.exists():

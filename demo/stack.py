@@ -19,6 +19,7 @@ from demo.envoy import Envoy
 from demo.standin import StandIn
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+SERVE: Final = ("-m", "authz", "serve")
 READY_DEADLINE_S: Final = 30.0
 POLL_S: Final = 0.02
 
@@ -38,29 +39,37 @@ def wait_for(what: str, holds: Callable[[], bool], deadline_s: float = READY_DEA
 class Sidecar:
     """`authz serve` as a process of its own."""
 
-    def __init__(self, config: Path, upstream_key: str) -> None:
-        self._config, self._key = config, upstream_key
+    def __init__(self, config: Path, upstream_key: str, *, program: tuple[str, ...] = SERVE) -> None:
+        self._config, self._key, self._program = config, upstream_key, program
         self.log_path: Final = config.parent / "sidecar.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Returns once it serves. Raises RuntimeError with the end of its log where it does not come up."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Begins the process, and leaves it to come up beside others; `wait` follows."""
         environ = os.environ | {"GROQ_API_KEY": self._key}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "authz", "serve", "--config", str(self._config)],
+                [sys.executable, *self._program, "--config", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environ,
             )
+
+    def wait(self) -> None:
+        """Until it serves; raises as `start` does."""
+        process = self.process
+        if process is None:
+            raise RuntimeError("the sidecar is not started")
         each = read_settings(self._config).listen.each()
         paths = [path for listen in each for path in (listen.socket, listen.check_socket)]
-        wait_for(
-            "the sidecar's sockets",
-            lambda: all(map(listens, paths)) or (self.process is not None and self.process.poll() is not None),
-        )
-        if self.process.poll() is not None:
+        wait_for("the sidecar's sockets", lambda: all(map(listens, paths)) or process.poll() is not None)
+        if process.poll() is not None:
             raise RuntimeError(f"the sidecar did not start: {self.log_path.read_text(errors='replace')[-2000:]}")
 
     def stop(self) -> int | None:
@@ -102,7 +111,7 @@ class Stack:
     settings    more lines of the settings · envoy: more fields of theirs under `envoy`
     keys        where the upstream keys are, as the settings say it
     tls         what clients speak to Envoy, as the settings say it; empty for plain text
-    sidecar     more fields of the settings under `listen`
+    serving     more fields of the settings under `listen`; the transport is what AUTHZ_TRANSPORT says, where it says something
     """
 
     def __init__(
@@ -116,7 +125,7 @@ class Stack:
         envoy: str = "",
         keys: str = "key_env: GROQ_API_KEY",
         tls: str = "",
-        sidecar: str = "",
+        serving: str = "",
     ) -> None:
         self.folder: Final = folder
         self.config: Final = folder / "authz.yaml"
@@ -124,7 +133,8 @@ class Stack:
         self._change, self._groq_key, self._listen, self._extra = change, groq_key, listen, settings
         self._keys, self._envoy = keys, envoy
         self._tls = f"tls: {tls}" if tls else ""
-        self._sidecar = f", {sidecar}" if sidecar else ""
+        transport = os.environ.get("AUTHZ_TRANSPORT")
+        self._serving = "".join(f", {fields}" for fields in (f"transport: {transport}" if transport else "", serving) if fields)
         self._resources = ExitStack()
         self.groq = StandIn(STAND_IN_KEY)
 
@@ -166,7 +176,7 @@ class Stack:
             "store: sqlite:///authz.db\n"
             "operator: olivia\n"
             f"upstream: {upstream}\n"
-            f"listen: {{socket: s.sock, drain_s: 1.5{self._sidecar}}}\n"
+            f"listen: {{socket: s.sock, drain_s: 1.5{self._serving}}}\n"
             f"envoy: {{listen: '{self._listen}', {front}}}\n"
             "records: {file: decisions.jsonl}\n" + self._extra,
             encoding="utf-8",

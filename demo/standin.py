@@ -60,7 +60,7 @@ class Control:
         self.stopping: Final = threading.Event()
         self._lock = threading.Lock()
         self._behaviours: deque[Behaviour] = deque()
-        self._received: list[Received] = []
+        self._received: deque[Received] = deque()
         self._numbers = itertools.count(1)
         self.desk: Final = batch_answers.Desk()
 
@@ -78,6 +78,11 @@ class Control:
             elif behaviour.times > 1:
                 self._behaviours[0] = msgspec.structs.replace(behaviour, times=behaviour.times - 1)
             return Exchange(next(self._numbers), behaviour, raw, self.stopping.is_set, content_type, rest)
+
+    def keep_only(self, last: int) -> None:
+        """Of what comes from now on: for a run so long that all of it would fill the memory."""
+        with self._lock:
+            self._received = deque(self._received, last)
 
     def record(self, received: Received) -> None:
         with self._lock:
@@ -184,6 +189,7 @@ class StandIn:
         self.behave: Final = self.control.behave
         self.received: Final = self.control.received
         self.desk: Final = self.control.desk
+        self.keep_only: Final = self.control.keep_only
         self._wanted_port = port
         self._listener: socket.socket | None = None
         self._server = _server(self.control)

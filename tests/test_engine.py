@@ -185,7 +185,9 @@ def test_a_repeated_check_is_reserved_once(place: Place) -> None:
     secret = place.issue("chatbot-prod")
     first, again = (allowed(place.engine.pdp.decide(place.request(secret, request_id="envoy-1"))) for _ in range(2))
     other = allowed(place.engine.pdp.decide(place.request(secret, request_id="envoy-2")))
-    assert first.reservation_id == again.reservation_id != other.reservation_id
+    assert len({first.reservation_id, again.reservation_id, other.reservation_id}) == 3
+    states = [found.state for each in (first, again, other) if (found := place.engine.store.find(each.reservation_id))]
+    assert states == [State.VOIDED, State.PENDING, State.PENDING]
 
 
 def test_the_window_fills_and_opens_again_when_the_answer_said(place: Place) -> None:

@@ -257,15 +257,51 @@ def test_a_settlement_of_what_the_store_holds_waits_for_the_store(place: Place) 
         place.fallback.settle("a", actual(tokens=1), NOW)
 
 
-def test_a_repeated_check_is_answered_again(gone: Place) -> None:
-    wanted = hold(on(SHARE, 4), retry_key="k/1")
+def repeated(name: str, declared: OnStoreError) -> Hold:
+    wanted = hold(on(declared, 4), retry_key="k/1")
+    return Hold(name, wanted.retry_key, wanted.charges, wanted.terms, TTL_NS)
+
+
+def test_a_repeated_check_takes_the_place_of_the_one_before_it(gone: Place) -> None:
     for name in ("a", "b"):
-        held = gone.fallback.reserve(Hold(name, wanted.retry_key, wanted.charges, wanted.terms, TTL_NS), NOW)
+        held = gone.fallback.reserve(repeated(name, SHARE), NOW)
         assert isinstance(held, Held)
-        assert held.reservation_id == "a"
+        assert held.reservation_id == name
     gone.come_back()
     gone.fallback.catch_up(LATER, 100)
     assert gone.posted("share") == (0, 4)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_whoever_gave_up_gives_back_nothing_of_the_repeated_check(place: Place, many: bool) -> None:
+    """Envoy repeats a Check that was slow; its first process hears late that nobody waits, and gives back what it held."""
+    for name in ("a", "b", "c"):
+        wanted = repeated(name, DENY)
+        (held,) = place.fallback.reserve_many([wanted], NOW) if many else (place.fallback.reserve(wanted, NOW),)
+        assert isinstance(held, Held)
+        assert held.reservation_id == name
+        assert place.posted("deny") == (0, 4)
+    for name in ("a", "b"):
+        assert not place.fallback.void(name, NOW).changed
+    assert place.posted("deny") == (0, 4)
+    assert place.fallback.settle("c", actual(tokens=3), NOW).changed
+    assert place.posted("deny") == (3, 0)
+
+
+def test_a_write_that_nobody_confirmed_is_not_given_back_with_what_was_asked_again(place: Place) -> None:
+    """The first process had no answer of the store's, which had written all the same; another process was asked next."""
+    other = Fallback(place.books, place.local, replicas=2, admitted=place.passed.append)
+    place.flaky.works, place.flaky.applies = False, True
+    with pytest.raises(StoreUnavailable):
+        place.fallback.reserve(repeated("a", DENY), NOW)
+    held = other.reserve(repeated("b", DENY), NOW)
+    assert isinstance(held, Held)
+    assert held.reservation_id == "b"
+    place.come_back()
+    place.fallback.catch_up(LATER, 100)
+    assert place.posted("deny") == (0, 4)
+    assert other.settle("b", actual(tokens=3), LATER).changed
+    assert place.posted("deny") == (3, 0)
 
 
 def test_what_the_store_did_without_saying_so_is_not_done_twice(place: Place) -> None:

@@ -21,6 +21,7 @@ from authz.model import Allow, Decision, Deny, Meter, Outcome, Receipt, Usage
 from authz.quota.path import applied_to
 from authz.reasons import Reason
 from authz.settings import read_settings
+from authz.store import open_store
 from tests.alerts.hook import Hook
 from tests.place import UPSTREAM_KEY, Place, Time, lay_out
 
@@ -234,6 +235,27 @@ def test_what_was_not_answered_teaches_nothing(tmp_path: Path) -> None:
         for _ in range(10):
             place.engine.tick()
         assert place.engine.store.learned_since(0, 100) == ()
+
+
+def test_who_stops_leaves_nothing_behind_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was admitted without the store, settled meanwhile, and learned, when the process is told to stop before it looks."""
+    with opened(tmp_path, [rate("100/minute", on_store_error="allow")]) as place:
+        secret = place.issue("chatbot-prod")
+        before = allowed(place.engine.pdp.decide(place.request(secret)))
+        with monkeypatch.context() as outage:
+            take_away(place, outage)
+            during = allowed(place.engine.pdp.decide(place.request(secret)))
+            assert place.engine.settle(answered(before)) is None
+            place.engine.settle(answered(during))
+    store = open_store(read_settings(tmp_path / "authz.yaml").store)
+    try:
+        for allow in (before, during):
+            found = store.find(allow.reservation_id)
+            assert found is not None
+            assert found.state.value == "settled"
+        assert sum(row.counts[0] for row in store.learned_since(0, 100)) == 2
+    finally:
+        store.close()
 
 
 def test_a_settlement_that_comes_twice_is_learned_once(tmp_path: Path) -> None:

@@ -180,20 +180,46 @@ def test_health_is_told_where_check_is_asked_and_turns_before_the_socket_goes(tm
     with_sidecar(tmp_path, act, transport)
 
 
+def log_message(reservation: str) -> bytes:
+    message = accesslog_pb2.StreamAccessLogsMessage()
+    entry = message.http_logs.log_entry.add()
+    entry.common_properties.route_name = b"inference"
+    entry.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"]["reservation"] = reservation
+    entry.response.response_code.value = 200
+    return message.SerializeToString()
+
+
 def test_the_access_log_settles_and_its_stream_does_not_hold_up_the_drain(tmp_path: Path) -> None:
     async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
         stream = channel.stream_unary(**raw(f"/{ACCESS_LOG}/StreamAccessLogs"))()
-        message = accesslog_pb2.StreamAccessLogsMessage()
-        entry = message.http_logs.log_entry.add()
-        entry.common_properties.route_name = b"inference"
-        entry.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"]["reservation"] = "r1"
-        entry.response.response_code.value = 200
-        await stream.write(message.SerializeToString())
+        await stream.write(log_message("r1"))
         while not engine.receipts:  # noqa: ASYNC110  # it comes from a thread of gRPC
             await asyncio.sleep(0.01)
         sidecar.stop()  # the stream is still open
 
     assert [receipt.reservation_id for receipt in with_sidecar(tmp_path, act).receipts] == ["r1"]
+
+
+def test_a_drain_ends_an_access_log_stream_right_after_a_message(tmp_path: Path) -> None:
+    """Whoever sends every tenth of a second never sends into a stream that is being ended."""
+    sent: list[str] = []
+
+    async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
+        stream = channel.stream_unary(**raw(f"/{ACCESS_LOG}/StreamAccessLogs"))()
+        await stream.write(log_message("first"))
+        sent.append("first")
+        while not engine.receipts:  # noqa: ASYNC110  # it comes from a thread of gRPC
+            await asyncio.sleep(0.01)
+        sidecar.stop()
+        await asyncio.sleep(0.1)
+        while not stream.done():
+            sent.append(f"r{len(sent)}")
+            await stream.write(log_message(sent[-1]))
+            await asyncio.sleep(0.1)
+
+    engine = with_sidecar(tmp_path, act)
+    assert len(sent) >= 2
+    assert [receipt.reservation_id for receipt in engine.receipts] == sent
 
 
 def test_health_and_reflection_speak(tmp_path: Path) -> None:

@@ -50,8 +50,9 @@ def show_budgets(quota: str | None, config: Path, user: str | None, every: bool,
 @click.option("--why", required=True, help="For the record.")
 @acting.as_user
 @click.option("--scope", help='Whose, where QUOTA has a budget for each key, user or team, such as `Key::"batch"`.')
+@options.as_json
 def raise_budget(
-    quota: str, config: Path, to: str | None, by: str | None, why: str, user: str | None, scope: str | None
+    quota: str, config: Path, to: str | None, by: str | None, why: str, user: str | None, scope: str | None, as_json: bool
 ) -> None:
     """Change the limit of QUOTA for the rest of its period. A running sidecar feels it at its next decision."""
     from authz.quota.definitions import parse_usd
@@ -68,7 +69,7 @@ def raise_budget(
         changed = desk.raise_limit(
             quota, scope, to=amount if to is not None else None, by=amount if to is None else None, why=why
         )
-    _tell(*changed)
+    _tell(*changed, as_json=as_json)
 
 
 @budget.command()
@@ -77,11 +78,12 @@ def raise_budget(
 @click.option("--why", required=True, help="For the record.")
 @acting.as_user
 @click.option("--scope", help='Whose, where QUOTA has a budget for each key, user or team, such as `Key::"batch"`.')
-def resume(quota: str, config: Path, why: str, user: str | None, scope: str | None) -> None:
+@options.as_json
+def resume(quota: str, config: Path, why: str, user: str | None, scope: str | None, as_json: bool) -> None:
     """Give QUOTA its whole limit again for the rest of its period, beside what is used already."""
     with _opened(config, user) as desk, _told():
         changed = desk.resume(quota, scope, why=why)
-    _tell(*changed)
+    _tell(*changed, as_json=as_json)
 
 
 @contextmanager
@@ -115,9 +117,14 @@ def _told() -> Iterator[None]:
         raise click.UsageError(str(error)) from None
 
 
-def _tell(applied: Applied, before: QuotaState, after: QuotaState) -> None:
+def _tell(applied: Applied, before: QuotaState, after: QuotaState, *, as_json: bool) -> None:
     from authz.answers import usd
 
+    if as_json:
+        amounts = {"was_usd": before.limit, "limit_usd": after.limit, "used_usd": after.used, "left_usd": after.remaining}
+        named = {"quota": applied.quota.id, "scope": applied.scope, "period": after.window}
+        show.as_json(named | {name: usd(amount) for name, amount in amounts.items()})
+        return
     was = f" (was {usd(before.limit)})" if after != before else ", as before"
     click.echo(
         f"{applied.quota.id} of {applied.scope}: {usd(after.limit)} USD this {after.window}{was},"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from authz.bundle import Bundle
     from authz.model import Asked
     from authz.review.explain import Explanation
+
+_HERE: Final = Path("authz.yaml")
 
 
 @click.command()
@@ -49,7 +51,9 @@ def explain(folder: Path | None, config: Path | None, as_json: bool, **request: 
 
     if folder is not None and config is not None:
         raise click.UsageError("give `--bundle` or `--config`, not both")
-    settings = read_settings(config or Path("authz.yaml")) if folder is None else None
+    if folder is None and config is None and not _HERE.exists():
+        raise click.UsageError(f"there is no `{_HERE}` here: expected `--config FILE`, or `--bundle DIR` for empty quotas")
+    settings = read_settings(config or _HERE) if folder is None else None
     bundle = gate.load(Path(settings.bundle) if settings is not None else folder or Path())
     asked = _asked(bundle, request)
     store = open_store(settings.store) if settings is not None else None
@@ -158,8 +162,10 @@ def _print(explanation: Explanation) -> None:
             unit = "USD" if spend else state.meter.value
             limit = f"{amounts[0]} {unit}/{state.window}"
             days = f"{state.reset_s / 86_400:.1f} days" if state.reset_s > 2 * 86_400 else duration(state.reset_s)
-            cells = (escape(state.quota), escape(state.scope), limit, *amounts[1:], days)
-            table.add_row(*cells, style="red" if shown.refuses else None)
+            over = not state.enforced and state.used + state.requested > state.limit
+            name = state.quota + ("" if state.enforced else " (shadow)")
+            cells = (escape(name), escape(state.scope), limit, *amounts[1:], days)
+            table.add_row(*cells, style="red" if shown.refuses else "yellow" if over else None)
         console.print(table)
     for way in explanation.instead:
         console.print(f"allowed instead: {escape(way)}")

@@ -15,7 +15,8 @@ from authz.errors import ConfigError
 @click.command()
 @options.folder
 @click.option("--check", "only_check", is_flag=True, help="Write nothing: list the files that would change, and exit 1.")
-def fmt(folder: Path, only_check: bool) -> None:
+@options.as_json
+def fmt(folder: Path, only_check: bool, as_json: bool) -> None:
     """Formats every *.cedar of a bundle in place. Comments stay, and what the policies say is proved to be the same.
 
     Exit 0, or with --check 1 where a file would change; 2 where a file does not parse, and then none is written.
@@ -24,7 +25,10 @@ def fmt(folder: Path, only_check: bool) -> None:
     for file, text in changed:
         if not only_check:
             _replace(file, text)
-        click.echo(f"{'would format' if only_check else 'formatted'} {file}")
+        if not as_json:
+            click.echo(f"{'would format' if only_check else 'formatted'} {file}")
+    if as_json:
+        show.as_json({"changed": [str(file) for file, _ in changed], "written": not only_check})
     show.leave(findings=only_check and bool(changed))
 
 

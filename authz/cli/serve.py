@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -12,28 +13,52 @@ from authz.cli import options
 @click.command()
 @options.config
 @click.option("--socket", help="The Unix socket to serve on, in place of the one in the settings.")
+@options.workers
+@click.option("--worker", type=int, hidden=True, help="The number of this process among the workers; their supervisor says it.")
 @click.option("--log-level", default="INFO", show_default=True, help="DEBUG, INFO, WARNING or ERROR.")
-def serve(config: Path, socket: str | None, log_level: str) -> None:
-    """Serve Check and the access log to Envoy on a Unix socket until SIGTERM, then drain."""
+def serve(config: Path, socket: str | None, workers: int | None, worker: int | None, log_level: str) -> None:
+    """Serve Check and the access log to Envoy on Unix sockets until SIGTERM, then drain.
+
+    Several workers are a process each, started again where one ends by itself, and drained in turn.
+    """
     import asyncio
+    import gc
     import os
     import resource
     import secrets
 
+    from msgspec.structs import replace
+
+    from authz import server, supervisor
     from authz.api.admin.app import Chance
     from authz.api.admin.serving import serving
     from authz.compose import open_engine
-    from authz.server import run
-    from authz.settings import read_settings
+    from authz.settings import of_worker, read_settings
     from authz.telemetry import logs
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what is in this memory are secrets
     logs.configure(log_level.upper())
     settings = read_settings(config)
-    (listen,) = options.listens(settings.listen, (socket,) if socket else ())
+    (listen,) = options.listens(replace(settings.listen, workers=1), (socket,) if socket else ())
+    count = 1 if socket else workers or settings.listen.workers
+    settings = replace(settings, listen=replace(listen, workers=count))
+    if worker is None and count > 1:
+        mine = [sys.executable, "-m", "authz", "serve", "--config", str(config), "--log-level", log_level]
+        mine += ["--workers", str(count), "--worker"]
+        of_worker(settings, 0)  # what does not go with several workers is told here, once
+        commands = [[*mine, str(number)] for number in range(count)]
+        sys.exit(asyncio.run(supervisor.run(commands, patience_s=listen.drain_s + listen.grace_s + _SPARE_S)))
+    if worker is not None:
+        settings = of_worker(settings, worker)
     chance = Chance(token=lambda: secrets.token_urlsafe(32), choice=secrets.choice)
     with (
         open_engine(settings, serving=True).start() as engine,
         serving(engine, settings.admin, chance, os.environ, watched=settings.reload.watch),
     ):
-        asyncio.run(run(engine, listen))
+        gc.collect()
+        gc.freeze()  # the bundle and the keys stay: a collection that looked through them would hold decisions up
+        asyncio.run(server.run(engine, settings.listen, supervised=worker is not None))
+
+
+_SPARE_S = 10.0
+"""For a worker to close its store and its telemetry, after its drain and its grace."""

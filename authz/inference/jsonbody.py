@@ -49,7 +49,11 @@ def read_plain(body: bytes) -> dict[str, Any] | None:
         value = _parse(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    if type(value) is not dict or _members(value) != _outside_strings(body).count(b":"):
+    if type(value) is not dict:
+        return None
+    members = _members(value)
+    # Where all colons of the body are accounted for, those outside of strings are.
+    if members != body.count(b":") and members != _outside_strings(body).count(b":"):
         return None
     return value
 
@@ -148,8 +152,10 @@ def _deeper_than(body: bytes, limit: int) -> bool:
 
 
 def _outside_strings(body: bytes) -> bytes:
-    # Dropping escaped backslashes, then escaped quotes, leaves only the quotes that open and close strings.
-    return b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    if b"\\" in body:
+        # Dropping escaped backslashes, then escaped quotes, leaves only the quotes that open and close strings.
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b"".join(body.split(b'"')[::2])
 
 
 def _refuse_lone_surrogates(value: Any) -> None:

@@ -31,6 +31,8 @@ WINDOW_NS: Final[dict[Meter, int]] = {Meter.REQUESTS: 86_400 * 10**9, Meter.TOKE
 """What Groq's headers speak of: requests of a day, tokens of a minute."""
 
 _SLOTS: Final = 12
+_REQUESTS: Final = Meter.REQUESTS
+_TOKENS: Final = Meter.TOKENS
 
 
 class Crowded(Struct, frozen=True):
@@ -185,9 +187,9 @@ class Headroom:
             )
 
     def _of(self, upstream: str, model: str, tokens: int) -> list[tuple[_Pool, int]]:
-        requests = self._pool(upstream, model, Meter.REQUESTS)
+        requests = self._pool(upstream, model, _REQUESTS)
         found = [(requests, 1)] if requests is not None else []
-        pool = self._pool(upstream, model, Meter.TOKENS) if tokens else None
+        pool = self._pool(upstream, model, _TOKENS) if tokens else None
         if pool is not None:
             found.append((pool, tokens))
         return found

@@ -158,19 +158,22 @@ def _member(per: Per, principal: Principal) -> Uid:
             assert_never(per)
 
 
+_WORST_CASE: Final = Reserve.WORST_CASE
+_ADAPTIVE: Final = Reserve.ADAPTIVE
+
+
 def _amount(quota: Quota, estimate: Estimate) -> int:
     meter = quota.meter
     if meter is Meter.REQUESTS or meter is Meter.IN_FLIGHT:
         return estimate.at_most.get(meter, 1)
     at_most = estimate.at_most.get(meter, 0)
     expected = estimate.expected.get(meter, 0)
-    match quota.reserve:
-        case Reserve.WORST_CASE:
-            amount = at_most
-        case Reserve.ADAPTIVE:
-            amount = max(expected, 1 if at_most else 0)
-        case _:
-            assert_never(quota.reserve)
+    if quota.reserve is _WORST_CASE:
+        amount = at_most
+    elif quota.reserve is _ADAPTIVE:
+        amount = expected or (1 if at_most else 0)
+    else:
+        assert_never(quota.reserve)
     if not 0 <= amount <= MAX_AMOUNT:
         raise ValueError(f"an estimate of {amount} {meter.value}, expected 0 to {MAX_AMOUNT}")
     return amount

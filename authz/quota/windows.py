@@ -39,13 +39,17 @@ class Kind(StrEnum):
     GAUGE = "gauge"
 
 
+_SLIDING: Final = Kind.SLIDING
+_CALENDAR: Final = Kind.CALENDAR
+
+
 class Period(StrEnum):
     DAY = "day"
     WEEK = "week"
     MONTH = "month"
 
 
-class Window(Struct, frozen=True, omit_defaults=True):
+class Window(Struct, frozen=True, omit_defaults=True, cache_hash=True):
     """Made by `sliding`, `calendar` or as `GAUGE`; the fields that its kind does not need stay at their defaults."""
 
     kind: Kind
@@ -53,14 +57,13 @@ class Window(Struct, frozen=True, omit_defaults=True):
     period: Period = Period.MONTH
     time_zone: str = "UTC"
 
-    # These run several times in each decision, hence `if` and `is`, which cost a third of a `match` on an enum.
+    # These run several times in each decision, hence `if` and `is`, which cost a third of a `match` on an enum, and members by
+    # names of our own, because those of an enum are looked up through its class.
 
     @property
     def name(self) -> str:
         """As messages say it: `minute`, `2 hours`, `month`; for a gauge `in flight`."""
-        if self.kind is Kind.SLIDING:
-            return _length_name(self.length_s)
-        return self.period.value if self.kind is Kind.CALENDAR else "in flight"
+        return _name(self)
 
     @property
     def sub_bucket_us(self) -> int:
@@ -69,21 +72,21 @@ class Window(Struct, frozen=True, omit_defaults=True):
 
     def bucket(self, now_ns: int) -> int:
         """The bucket of a moment. Buckets are ordered as time is."""
-        if self.kind is Kind.SLIDING:
+        if self.kind is _SLIDING:
             return now_ns // _sub_bucket_ns(self.length_s)
-        if self.kind is Kind.CALENDAR:
+        if self.kind is _CALENDAR:
             return _period_at(self.period, self.time_zone, now_ns // NS)[0]
         return 0
 
     def oldest_live(self, bucket: int) -> int:
         """The oldest bucket that still counts while `bucket` is the current one."""
-        return bucket - SUB_BUCKETS if self.kind is Kind.SLIDING else bucket
+        return bucket - SUB_BUCKETS if self.kind is _SLIDING else bucket
 
     def ends_ns(self, bucket: int) -> int | None:
         """The first moment at which `bucket` no longer counts; None for a gauge."""
-        if self.kind is Kind.SLIDING:
+        if self.kind is _SLIDING:
             return (bucket + MAX_BUCKETS) * _sub_bucket_ns(self.length_s)
-        if self.kind is Kind.CALENDAR:
+        if self.kind is _CALENDAR:
             return _period_at(self.period, self.time_zone, bucket)[1] * NS
         return None
 
@@ -146,6 +149,21 @@ class Tally:
         cells = self._cells
         return max(bucket, cells[-3]) if len(cells) > 2 else bucket
 
+    def standing(self, window: Window, now_ns: int) -> tuple[int, int]:
+        """The bucket that a charge made now goes to, and what is used of the window then."""
+        cells = self._cells
+        end = len(cells)
+        bucket = window.bucket(now_ns)
+        if end > 2 and cells[-3] > bucket:
+            bucket = cells[-3]
+        total = cells[0] + cells[1]
+        if end > 2 and cells[2] < (oldest := window.oldest_live(bucket)):
+            at = 2
+            while at < end and cells[at] < oldest:
+                total -= cells[at + 1] + cells[at + 2]
+                at += 3
+        return bucket, total
+
     def used(self, oldest: int) -> int:
         """Posted and pending in `oldest` and all buckets after it."""
         cells = self._cells
@@ -166,7 +184,7 @@ class Tally:
         A calendar window keeps the period before the current one for a while, so that what settles late still meets its alerts.
         """
         cells = self._cells
-        oldest, keep = window.oldest_live(bucket), 3 if window.kind is Kind.CALENDAR else 0
+        oldest, keep = window.oldest_live(bucket), 3 if window.kind is _CALENDAR else 0
         at, end = 2, len(cells)
         while at < end and cells[at] < oldest:
             at += 3
@@ -220,7 +238,7 @@ class Tally:
         """The first moment, `now_ns` or later, at which the whole limit is free again; of a calendar window, its end."""
         cells = self._cells
         last = bucket
-        if window.kind is not Kind.CALENDAR:
+        if window.kind is not _CALENDAR:
             at = len(cells) - 3
             while at > 1 and not cells[at + 1] and not cells[at + 2]:
                 at -= 3
@@ -256,9 +274,11 @@ _UNITS: Final = ((2_592_000, "month"), (604_800, "week"), (86_400, "day"), (3_60
 
 
 @lru_cache(maxsize=256)
-def _length_name(length_s: int) -> str:
-    size, unit = next((size, unit) for size, unit in _UNITS if length_s % size == 0)
-    return unit if length_s == size else f"{length_s // size} {unit}s"
+def _name(window: Window) -> str:
+    if window.kind is not Kind.SLIDING:
+        return window.period.value if window.kind is Kind.CALENDAR else "in flight"
+    size, unit = next((size, unit) for size, unit in _UNITS if window.length_s % size == 0)
+    return unit if window.length_s == size else f"{window.length_s // size} {unit}s"
 
 
 _memo: dict[tuple[Period, str], tuple[int, int]] = {}

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from authz.bundle import Bundle, files, world
-from authz.inference.pricebook import ModelSpec
+from authz.inference.pricebook import BATCH, ModelSpec
 from authz.model import Principal, Uid
 from authz.policy import CedarText, Effect, Mode, Policy, Verdict, cedar, entities, read_schema
 from authz.policy.literals import Reading, readings
@@ -264,13 +264,15 @@ def load(folder: Path) -> Side:
     return Side(gate.load(folder))
 
 
-_BY_TOKEN: Final = ("chat", "respond", "embed", "batch")
+_BY_TOKEN: Final = ("chat", "respond", "embed")
 _BY_HOUR: Final = ("transcribe", "translate")
-_ACTIONS: Final = (*_BY_TOKEN, *_BY_HOUR, "speak")
+_ACTIONS: Final = (*_BY_TOKEN, *_BY_HOUR, "speak", BATCH)
 
 
 def offers(model: ModelSpec, action: str) -> bool:
     """Whether the model does it and there is a price for it: without one it is denied whatever a policy says."""
+    if action == BATCH:
+        return action in model.actions and BATCH in model.tiers
     price = model.price if action in _BY_TOKEN else model.audio_hour if action in _BY_HOUR else model.million_characters
     return action in model.actions and price is not None
 

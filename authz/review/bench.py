@@ -15,8 +15,8 @@ from authz.identity.authentication import Authenticator
 from authz.identity.credentials import KeyRing
 from authz.identity.upstream import UpstreamKey
 from authz.inference import estimate
-from authz.inference.pricebook import ModelSpec
-from authz.model import Asked, Decision, Estimate, Meter, Principal, QuotaState, Record, Secret, Uid, Usage
+from authz.inference.pricebook import BATCH, ON_DEMAND, ModelSpec
+from authz.model import Asked, Decision, Estimate, Meter, Price, Principal, QuotaState, Record, Secret, Uid, Usage
 from authz.pdp import Pdp
 from authz.policy import Percents
 from authz.quota.belongings import Belonging
@@ -133,12 +133,18 @@ def _given(principal: Principal, percents: Percents | None, meter: Meter) -> tup
     return tuple(QuotaState("", str(uid), meter, "", 100, percent, 0, 0.0) for uid, percent in scopes if uid is not None)
 
 
-def priced(bundle: Bundle, model: str, at_most: Usage, expected: Usage) -> Estimate | None:
-    """The estimate of so many tokens at this bundle's price; None where it has none."""
+def price_of(bundle: Bundle, model: str, action: str) -> Price | None:
+    """By token, of a batch or on demand; None where there is none."""
     found = bundle.prices.find(model)
-    if not isinstance(found, ModelSpec) or found.price is None:
+    return found.tiers.get(BATCH if action == BATCH else ON_DEMAND) if isinstance(found, ModelSpec) else None
+
+
+def priced(bundle: Bundle, model: str, at_most: Usage, expected: Usage, action: str = "") -> Estimate | None:
+    """The estimate of so many tokens at this bundle's price; None where it has none."""
+    price = price_of(bundle, model, action)
+    if price is None:
         return None
-    return Estimate(at_most=estimate.amounts(at_most, found.price), expected=estimate.amounts(expected, found.price))
+    return Estimate(at_most=estimate.amounts(at_most, price), expected=estimate.amounts(expected, price))
 
 
 def tokens_of(amounts: Mapping[Meter, int]) -> Usage:

@@ -21,16 +21,15 @@ from msgspec import UNSET, Struct
 from authz.bundle import Bundle
 from authz.identity.authentication import narrowed
 from authz.inference import estimate
-from authz.inference.pricebook import ModelSpec
 from authz.model import (
     Allow,
     Ask,
     Asked,
     Decision,
     DecisionRecord,
+    Estimate,
     Meter,
     Outcome,
-    Price,
     Principal,
     Record,
     SettlementRecord,
@@ -39,7 +38,7 @@ from authz.model import (
 from authz.quota.definitions import parse_uid
 from authz.quota.ledger import Actual
 from authz.reasons import Reason
-from authz.review.bench import Bench, priced, tokens_of
+from authz.review.bench import Bench, price_of, priced, tokens_of
 
 MAX_EXAMPLES: Final = 5
 _NOTHING_READ: Final = frozenset(
@@ -158,10 +157,11 @@ class Replay:
         if record.outcome in (Outcome.UPSTREAM_ERROR, Outcome.NOT_SENT):
             self._bench.store.void(opened.mine, now_ns)
             return
-        price = self._price(opened.model)
+        price = price_of(self._bundle, opened.model, opened.recorded.action or "")
         actual = Actual(amounts={}, usage=None)  # a meter that is not named is posted at its bound
         if record.usage is not None and price is not None:
-            actual = Actual(amounts=estimate.amounts(record.usage, price), usage=record.usage)
+            requests = {Meter.REQUESTS: record.amounts.get(Meter.REQUESTS, 1)}  # a batch is many
+            actual = Actual(amounts=estimate.amounts(record.usage, price) | requests, usage=record.usage)
         self._bench.store.settle(opened.mine, actual, now_ns)
         spend.after_nanousd += actual.amounts.get(Meter.SPEND, record.amounts.get(Meter.SPEND, 0))
 
@@ -175,10 +175,6 @@ class Replay:
             if used is not None and charge.counter not in self._seeded:
                 self._bench.fill(asked, charge, used)
                 self._seeded.add(charge.counter)
-
-    def _price(self, model: str) -> Price | None:
-        found = self._bundle.prices.find(model)
-        return found.price if isinstance(found, ModelSpec) else None
 
     def _spend(self, team: str) -> Spend:
         return self.outcomes.spend.setdefault(team, Spend())
@@ -230,9 +226,17 @@ def asked_of(bundle: Bundle, record: DecisionRecord, principal: Principal, now_n
         now_ns=now_ns,
         source_ip=record.source_ip,
         request_id=record.request_id,
-        estimate=priced(bundle, model, at_most, expected),
+        estimate=_as_many(known, priced(bundle, model, at_most, expected, record.action or "")),
         narrowed=narrowed(principal, record.roles) if record.roles is not UNSET and principal.uid.type == "Key" else None,
     )
+
+
+def _as_many(known: Estimate | None, now: Estimate | None) -> Estimate | None:
+    """A batch is as many requests as it was, and none under way."""
+    if known is None or now is None:
+        return now
+    count = {meter: known.at_most.get(meter, 1) for meter in (Meter.REQUESTS, Meter.IN_FLIGHT)}
+    return Estimate(now.at_most | count, now.expected | count)
 
 
 def _answer(record: DecisionRecord) -> str:

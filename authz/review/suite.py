@@ -157,7 +157,7 @@ def _asked(bundle: Bundle, case: Case) -> Asked:
         ),
         now_ns=now_ns,
         source_ip=request.source_ip,
-        estimate=priced(bundle, model, tokens, tokens),
+        estimate=priced(bundle, model, tokens, tokens, request.action),
     )
 
 

@@ -127,14 +127,15 @@ def quota_states(charges: tuple[Charge, ...], accounts: dict[str, Account], now_
     states = []
     for charge in charges:
         account = accounts[charge.counter]
-        reset_s = seconds_until(account.tally.free_ns(charge.window, account.bucket, now_ns), now_ns)
+        window = charge.window
+        reset_s = seconds_until(account.tally.free_ns(window, account.bucket, now_ns), now_ns)
         states.append(
             QuotaState(
                 charge.quota,
                 charge.scope,
                 charge.meter,
-                charge.window.name,
-                account.limit(charge),
+                window.name,
+                in_force(charge.limit, account.raised) if account.raised else charge.limit,
                 account.used,
                 account.amount,
                 reset_s,

@@ -19,7 +19,6 @@ _INSERT: Final = (
     "INSERT INTO reservations (id, retry_key, request_id, state, created_ns, deadline_ns, body, lines)"
     " VALUES (?, ?, ?, 0, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
 )
-_BY_RETRY_KEY: Final = "SELECT 1 FROM reservations WHERE retry_key = ? AND retry_key <> '' AND state = 0 LIMIT 1"
 _TWINS: Final = (
     "SELECT id, state, body, lines FROM reservations WHERE id = ?"
     " UNION ALL SELECT id, state, body, lines FROM reservations WHERE retry_key = ? AND retry_key <> '' AND state = 0"
@@ -31,23 +30,25 @@ def reserve(connection: Connection, holds: Sequence[Hold], bodies: Sequence[byte
 
     Raises `ValueError` for an id that another request has; then nothing may be committed.
     """
-    transaction = _Transaction(connection, {charge.counter for hold in holds for charge in hold.charges}, now_ns)
+    transaction = _Transaction(connection, holds, now_ns)
     answers = tuple([transaction.reserve(hold, body) for hold, body in zip(holds, bodies, strict=True)])
     transaction.write()
     return answers
 
 
 class _Transaction:
-    def __init__(self, connection: Connection, names: set[str], now_ns: int) -> None:
+    def __init__(self, connection: Connection, holds: Sequence[Hold], now_ns: int) -> None:
         self._connection, self._now_ns = connection, now_ns
-        self._counters = transactions.read_counters(connection, names)
+        names = {charge.counter for hold in holds for charge in hold.charges}
+        keys = {hold.retry_key for hold in holds if hold.retry_key}
+        self._counters, self._pending_keys = transactions.read_counters(connection, names, keys)
         self._changed: dict[int, Account] = {}
         self._entries: list[transactions.Entry] = []
 
     def reserve(self, hold: Hold, body: bytes) -> Held | Full:
         opened = transactions.opened(self._counters, hold.charges, self._now_ns)
         twin: Held | None = None
-        if hold.retry_key and self._connection.execute(_BY_RETRY_KEY, (hold.retry_key,)).fetchone():
+        if hold.retry_key in self._pending_keys:
             twin = self._twin(hold, body, opened)
         if twin is not None:
             return twin
@@ -63,6 +64,8 @@ class _Transaction:
             account.tally.reserve(account.window, account.bucket, account.amount)
             self._changed[account.id] = account
             changes += (account.id, account.bucket, 0, account.amount)
+        if hold.retry_key:
+            self._pending_keys.add(hold.retry_key)
         self._entries.append(transactions.entry("reserve", hold.id, changes, self._now_ns))
         return Held(hold.id, accounts.quota_states(hold.charges, opened, self._now_ns))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -127,15 +127,25 @@ class Counter(msgspec.Struct):
     raised: int = 0
 
 
-def read_counters(connection: Connection, names: Collection[str]) -> dict[str, Counter]:
-    """Those that there are, by name."""
+def read_counters(
+    connection: Connection, names: Iterable[str], retry_keys: Iterable[str] = ()
+) -> tuple[dict[str, Counter], set[str]]:
+    """The counters that there are, by name, and those of the retry keys under which something is pending: by one statement, as
+    a rule, since a statement costs more than what it looks up."""
     found: dict[str, Counter] = {}
-    rest = list(names)
-    while rest:
-        some, rest = rest[:_AT_A_TIME], rest[_AT_A_TIME:]
-        for name, identity, packed, raised_bucket, raised in connection.execute(_select_counters(len(some)), some):
-            found[name] = Counter(identity, Tally(packed), raised_bucket, raised)
-    return found
+    pending: set[str] = set()
+    counters, keys = list(names), list(retry_keys)
+    while counters or keys:
+        some, of_keys = counters[:_AT_A_TIME], keys[:_AT_A_TIME]
+        counters, keys = counters[_AT_A_TIME:], keys[_AT_A_TIME:]
+        for name, identity, packed, raised_bucket, raised in connection.execute(
+            _select_counters(len(some), len(of_keys)), (*some, *of_keys)
+        ):
+            if identity:
+                found[name] = Counter(identity, Tally(packed), raised_bucket, raised)
+            else:
+                pending.add(name)
+    return found, pending
 
 
 def opened(counters: dict[str, Counter], charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
@@ -144,23 +154,29 @@ def opened(counters: dict[str, Counter], charges: tuple[Charge, ...], now_ns: in
     for name, (charge, amount) in accounts.amounts_by_counter(charges).items():
         counter = counters.get(name) or Counter(0, Tally())
         tally, window = counter.tally, charge.window
-        bucket = tally.current(window, now_ns)
+        bucket, used = tally.standing(window, now_ns)
         raised = counter.raised if counter.raised_bucket == bucket else 0
-        result[name] = Account(counter.id, window, tally, amount, bucket, tally.used(window.oldest_live(bucket)), raised)
+        result[name] = Account(counter.id, window, tally, amount, bucket, used, raised)
     return result
 
 
 def open_accounts(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
-    return opened(read_counters(connection, {charge.counter for charge in charges}), charges, now_ns)
+    return opened(read_counters(connection, {charge.counter for charge in charges})[0], charges, now_ns)
 
 
 _AT_A_TIME: Final = 256
 
 
 @lru_cache(maxsize=_AT_A_TIME)
-def _select_counters(how_many: int) -> str:
+def _select_counters(names: int, retry_keys: int) -> str:
     # Only the number of parameters is built into the text, never a name.
-    return f"SELECT name, id, tally, raised_bucket, raised FROM counters WHERE name IN ({', '.join('?' * how_many)})"  # noqa: S608
+    text = f"SELECT name, id, tally, raised_bucket, raised FROM counters WHERE name IN ({', '.join('?' * names)})"  # noqa: S608
+    if retry_keys:
+        text += (
+            " UNION ALL SELECT retry_key, 0, NULL, 0, 0 FROM reservations"  # noqa: S608  # as above
+            f" WHERE retry_key IN ({', '.join('?' * retry_keys)}) AND retry_key <> '' AND state = 0"
+        )
+    return text
 
 
 def add_counter(connection: Connection, name: str, account: Account, now_ns: int) -> int:

@@ -7,12 +7,14 @@ by an observable instrument when somebody collects, costs one.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
 OTHER: Final = "other"
+MOST_DURATIONS: Final = 100_000
 
 
 class Names:
@@ -30,6 +32,29 @@ class Names:
             return OTHER
         self._known.add(name)
         return name
+
+
+class Durations:
+    """Durations on their way into a histogram: the path leaves them here, and another thread brings them. Safe in threads.
+
+    Of more than `most` between two flushes the oldest are lost; the engine flushes twice a second.
+    """
+
+    def __init__(self, histogram: Histogram, *, most: int = MOST_DURATIONS) -> None:
+        self._histogram = histogram
+        self._waiting: deque[tuple[str, int]] = deque(maxlen=most)
+        self._attributes: dict[str, dict[str, str]] = {}
+
+    def add(self, effect: str, duration_us: int) -> None:
+        self._waiting.append((effect, duration_us))
+
+    def flush(self) -> None:
+        for _ in range(len(self._waiting)):
+            try:
+                effect, duration_us = self._waiting.popleft()
+            except IndexError:  # another thread flushes too
+                return
+            self._histogram.record(duration_us / 1e6, self._attributes.setdefault(effect, {"effect": effect}))
 
 
 class Counts:

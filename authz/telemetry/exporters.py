@@ -21,12 +21,13 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from prometheus_client import CollectorRegistry, start_http_server
 
 from authz.errors import ConfigError
@@ -68,6 +69,7 @@ def open_telemetry(
     *,
     environ: Mapping[str, str],
     instance: str,
+    chance: Callable[[], float],
     bundle: Callable[[], tuple[str, bool]],
     serving: bool,
     stack: ExitStack,
@@ -75,6 +77,7 @@ def open_telemetry(
     """Everything as the settings say; what was opened is closed by the stack. Raises `ConfigError`.
 
     instance  names this process among the replicas
+    chance    a random number from 0 up to 1
     bundle    as for `Metrics`
     serving   metrics and traces are this process's own; otherwise those of its host
     """
@@ -82,7 +85,7 @@ def open_telemetry(
     options = _options(otlp, environ) if otlp.endpoint else {}
     resource = Resource.create({"service.name": "authz", "service.version": version("authz"), "service.instance.id": instance})
     if serving:
-        meters, tracer = _own(settings, options, resource, stack)
+        meters, tracer = _own(settings, options, resource, chance, stack)
     else:
         meters, tracer = _host()
     counted = Metrics(meters, bundle, names=settings.metrics.names)
@@ -103,7 +106,7 @@ def _host() -> tuple[MeterProvider, Tracer | None]:
 
 
 def _own(
-    settings: Settings, options: dict[str, Any], resource: Resource, stack: ExitStack
+    settings: Settings, options: dict[str, Any], resource: Resource, chance: Callable[[], float], stack: ExitStack
 ) -> tuple[MeterProvider, Tracer | None]:
     otlp = settings.otlp
     readers: list[MetricReader] = []
@@ -113,13 +116,13 @@ def _own(
         readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(**options), otlp.every_s * 1000))
     tracer = None
     if otlp.endpoint and otlp.traces:
-        traces = SdkTracerProvider(ParentBasedTraceIdRatio(otlp.sample), resource, shutdown_on_exit=False)
+        traces = SdkTracerProvider(ParentBased(ALWAYS_ON), resource, shutdown_on_exit=False)
         traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(**options), max_queue_size=_SPAN_QUEUE))
         stack.callback(traces.shutdown)
-        tracer = Tracer(traces, trace.SpanKind.SERVER)
+        tracer = Tracer(traces, trace.SpanKind.SERVER, sampled=lambda: chance() < otlp.sample)
     if not readers:
         return NoOpMeterProvider(), tracer
-    meters = SdkMeterProvider(readers, resource, shutdown_on_exit=False)
+    meters = SdkMeterProvider(readers, resource, AlwaysOffExemplarFilter(), shutdown_on_exit=False)
     stack.callback(meters.shutdown)
     return meters, tracer
 

@@ -13,7 +13,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, NoOpMeterProvi
 
 from authz.model import NANOS_PER_USD, DecisionRecord, Meter, QuotaState, SettlementRecord
 from authz.reasons import Reason
-from authz.telemetry.counts import OTHER, Counts, Names
+from authz.telemetry.counts import OTHER, Counts, Durations, Names
 
 SCOPE: Final = "authz"
 MAX_NAMES: Final = 100
@@ -35,11 +35,13 @@ class Metrics:
         self._decisions = Counts(
             meter, "authz.decisions", ("effect", "reason", "action", *whose), "Decisions, by effect and reason."
         )
-        self._durations = meter.create_histogram(
-            "authz.decision.duration",
-            unit="s",
-            description="How long decisions took, from the request's arrival to its record.",
-            explicit_bucket_boundaries_advisory=_BOUNDS_S,
+        self._durations = Durations(
+            meter.create_histogram(
+                "authz.decision.duration",
+                unit="s",
+                description="How long decisions took, from the request's arrival to its record.",
+                explicit_bucket_boundaries_advisory=_BOUNDS_S,
+            )
         )
         self._reserved_tokens = Counts(
             meter, "authz.reserved.tokens", whose, "Tokens that reservations expected.", unit="{token}"
@@ -112,7 +114,7 @@ class Metrics:
         model = self._models(record.model) if record.model else OTHER if record.models else ""
         reason = record.reason.value if record.reason else ""
         self._decisions.add(record.effect, reason, record.action or "", team, model)
-        self._durations.record(record.duration_us / 1e6, _EFFECTS.get(record.effect))
+        self._durations.add(record.effect, record.duration_us)
         if record.reservation_id and record.estimate is not None:
             self._reserved_tokens.add(team, model, amount=record.estimate.expected.get(Meter.TOKENS, 0))
             self._reserved_cost.add(team, model, amount=record.estimate.at_most.get(Meter.SPEND, 0))
@@ -137,6 +139,10 @@ class Metrics:
         """A policy question was answered, for one resource."""
         if self._live:
             self._answers.add("memory" if remembered else "cedar")
+
+    def flush(self) -> None:
+        """Now and then, so that what is kept for the next collection stays little."""
+        self._durations.flush()
 
     def expired(self, count: int) -> None:
         """So many reservations that nobody reported on."""
@@ -186,13 +192,11 @@ class Metrics:
         self._deliveries.add(1, {"outcome": "taken" if taken else "failed"})
 
     def _info(self, options: CallbackOptions) -> Iterable[Observation]:
+        self._durations.flush()  # whoever collects asks this first, and gets the histogram as it is now
         yield Observation(1, {"digest": self._bundle()[0]})
 
     def _refused(self, options: CallbackOptions) -> Iterable[Observation]:
         yield Observation(int(self._bundle()[1]))
-
-
-_EFFECTS: Final = {effect: {"effect": effect} for effect in ("allow", "deny")}
 
 
 def watch(

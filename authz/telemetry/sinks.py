@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from io import RawIOBase
@@ -111,18 +112,23 @@ class FileSink(StreamSink):
         if self._rest:  # the end of a line belongs to its beginning
             return self._stream.seek(0, 2)
         try:
-            for number in range(self._keep - 1, 0, -1):
-                older = self._numbered(number)
-                if older.exists():
-                    older.replace(self._numbered(number + 1))
-            self._path.replace(self._numbered(1))
+            if self._is_mine():
+                for number in range(self._keep - 1, 0, -1):
+                    older = self._numbered(number)
+                    if older.exists():
+                        older.replace(self._numbered(number + 1))
+                self._path.replace(self._numbered(1))
             fresh = _append(self._path)
         except OSError as error:
             self._failed(error)
             return self._stream.seek(0, 2)
         self._stream.close()
         self._stream = fresh
-        return 0
+        return fresh.seek(0, 2)
+
+    def _is_mine(self) -> bool:
+        """Whether the file is still the one that is written to: another worker may have turned it over before."""
+        return self._path.stat().st_ino == os.fstat(self._stream.fileno()).st_ino
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")

@@ -211,7 +211,7 @@ def test_a56_sql_and_redis_in_a_token_are_401_and_do_nothing(door: Door, text: s
     door.admitted(door.ask)
     for uri in ("sqlite:///:memory:", f"{redis_server.shared().uri}?organisation=attacks"):
         store = open_store(uri)
-        secret = mint(iter(range(10**6)).__next__ and (lambda alphabet: alphabet[0]))
+        secret = mint(lambda alphabet: alphabet[0])
         if not store.keys_since(0):
             put(store, IssuedKey(digest(secret), "plain", 1))
         found = KeyRing(store)
@@ -361,7 +361,7 @@ def test_a62_a_clients_text_never_becomes_a_label(door: Door) -> None:
     for number in range(20):
         name = f"label-{number}-{time.time_ns()}"
         door.ask(model=name)
-        door.ask(**{name: 1})
+        door.post(chat() | {name: 1})
         door.ask(service_tier=name)
         door.lines(f"GET /openai/v1/{name} HTTP/1.1".encode(), b"Host: a", b"Connection: close", door.bearer())
     after = series(door)

@@ -32,8 +32,8 @@ from authz.yamlfile import parse_yaml
 from demo.answers import Behaviour
 from demo.answers import Usage as Reported
 from demo.stack import wait_for
-from tests.attacks.door import MESSAGES, Door, Reply, chat
-from tests.e2e.conftest import CHAT
+from tests.attacks.door import Door, Reply, chat
+from tests.e2e.conftest import CHAT, MESSAGES
 from tests.issued import revoke
 from tests.place import lay_out, opened_at
 from tests.store.builders import NOW, TTL_NS, actual, charge, hold, terms

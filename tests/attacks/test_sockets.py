@@ -38,7 +38,7 @@ def on_tcp() -> Iterator[tuple[Door, Path, str]]:
         theirs.server("impostor", "127.0.0.1")
         with Stack(
             folder,
-            sidecar=f"address: '{address}', tls: {{certificate: sidecar.crt, key: sidecar.key, client_ca: ours.pem}}",
+            serving=f"address: '{address}', tls: {{certificate: sidecar.crt, key: sidecar.key, client_ca: ours.pem}}",
             envoy="sidecar: {certificate: envoy.crt, key: envoy.key, ca: ours.pem}",
         ) as stack:
             door = Door(stack, "")
@@ -56,7 +56,8 @@ def channel(address: str, folder: Path, ca: str, client: str) -> grpc.Channel:
 def ask(made: grpc.Channel) -> int:
     """The status of a denial: that an answer comes at all is what it is about."""
     with made:
-        answer = made.unary_unary(f"/{AUTHORIZATION}/Check")(check_pb2.CheckRequest().SerializeToString(), timeout=5)
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = made.unary_unary(f"/{AUTHORIZATION}/Check")
+        answer = check(check_pb2.CheckRequest().SerializeToString(), timeout=5)
     return int(check_pb2.CheckResponse.FromString(answer).denied_response.status.code)
 
 
@@ -98,7 +99,7 @@ def test_a2_on_tcp_envoy_takes_nobody_elses_sidecar_for_ours() -> None:
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(2) as pool:
-            impostor = grpc.server(pool, handlers=(Everything(),))
+            impostor = grpc.server(pool, handlers=[Everything()])
             impostor.add_secure_port(address, credentials)
             impostor.start()
             try:
@@ -146,6 +147,6 @@ def test_a2_on_tcp_nobody_listens_without_having_been_told_to(tmp_path: Path, li
 def test_a2_on_tcp_told_so_everybody_is_let_in_and_the_log_says_it() -> None:
     with tempfile.TemporaryDirectory(prefix="authz-", dir="/tmp") as name:
         address = f"127.0.0.1:{free_port()}"
-        with Stack(Path(name), sidecar=f"address: '{address}', insecure: true") as stack:
+        with Stack(Path(name), serving=f"address: '{address}', insecure: true") as stack:
             assert ask(grpc.insecure_channel(address)) == 401
             assert "everybody who reaches this address is let in" in stack.sidecar.log_path.read_text()

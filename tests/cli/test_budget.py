@@ -120,6 +120,15 @@ def test_resume_gives_the_whole_limit_again(config: Path) -> None:
     assert "as before" in run(config, "resume", "org-spend", "--why", "again")
     use(config, 200 * USD)
     assert "700.00 used, 500.00 left" in run(config, "resume", "org-spend", "--why", "once more")
+    assert json.loads(run(config, "raise", "org-spend", "--by", "1 USD", "--why", "for a script", "--json")) == {
+        "quota": "org-spend",
+        "scope": 'Org::"acme"',
+        "period": "month",
+        "was_usd": "1200.00",
+        "limit_usd": "1201.00",
+        "used_usd": "700.00",
+        "left_usd": "501.00",
+    }
 
 
 def test_a_budget_by_key_needs_one_that_there_is(config: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,16 @@ def ugly(folder: Path) -> Path:
     file = folder / "ugly.cedar"
     file.write_text(UGLY, encoding="utf-8")
     return file
+
+
+def test_json_names_the_files(tmp_path: Path) -> None:
+    folder = copy(tmp_path)
+    run(str(folder))
+    file = ugly(folder)
+    for arguments, code, written in ((("--check",), 1, False), ((), 0, True)):
+        done = run(str(folder), "--json", *arguments)
+        assert (done.exit_code, json.loads(done.output)) == (code, {"changed": [str(file)], "written": written})
+    assert json.loads(run(str(folder), "--json").output)["changed"] == []
 
 
 def test_files_are_written_in_place_and_only_where_they_change(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_a_case_that_fails_has_its_place_and_exit_1(tmp_path: Path) -> None:
 
 def test_coverage_is_a_finding(tmp_path: Path) -> None:
     covered = run("test", REFERENCE, "--coverage")
-    assert (covered.exit_code, "8 of 8 policies decide a case" in covered.output) == (0, True)
+    assert (covered.exit_code, re.search(r"(\d+) of \1 policies decide a case", covered.output) is not None) == (0, True)
     folder = copy(tmp_path)
     (folder / "tests" / "administration.yaml").unlink()
     done = run("test", folder, "--coverage")
@@ -91,6 +92,13 @@ def test_an_explanation_looks_at_the_live_quotas(tmp_path: Path) -> None:
     assert used["batch-processor-requests"] == 7
 
 
+def test_a_quota_on_trial_is_shown_as_one(tmp_path: Path) -> None:
+    folder = copy(tmp_path)
+    edit(folder, "quotas.yaml", "limit: 60/minute", "limit: 60/minute\n    mode: shadow")
+    done = run("explain", "--bundle", folder, "--principal", "batch-processor", "--model", "llama-3.1-8b-instant")
+    assert (done.exit_code, "batch-processor-requests (shadow)" in done.output) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -106,6 +114,12 @@ def test_what_cannot_be_explained_is_exit_2(arguments: tuple[str, ...], problem:
     done = run("explain", "--bundle", REFERENCE, *arguments)
     assert done.exit_code == 2
     assert problem in done.output
+
+
+def test_without_settings_it_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("explain", "--principal", "chatbot-prod", "--model", "llama-3.1-8b-instant")
+    assert (done.exit_code, "there is no `authz.yaml` here" in done.output) == (2, True)
 
 
 @pytest.fixture(scope="module")

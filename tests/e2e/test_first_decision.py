@@ -276,8 +276,8 @@ def test_8_the_library_decides_and_records_the_same(make_client: Callable[..., C
         headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
         httpx.post(client.stack.url + CHAT, content=json.dumps(body), headers=headers)
         client.wait_until_settled()  # so that the next request meets what was used, not what was held
+    client.stack.sidecar.stop()  # by its end every record is written
     through_envoy = client.records()
-    client.stack.sidecar.stop()
 
     text = client.stack.config.read_text()
     lone = client.stack.folder / "library.yaml"

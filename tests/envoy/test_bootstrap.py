@@ -83,6 +83,8 @@ def test_an_upstreams_name_stays_a_value() -> None:
         {"listen": "a:-1"},
         {"sidecar_sockets": ()},
         {"sidecar_sockets": ("",)},
+        {"check_sockets": ("/run/one.sock",)},
+        {"check_sockets": ("/run/one.sock", "")},
         {"admin_socket": "/" + "a" * 107},
         {"max_body_bytes": 0},
         {"max_body_bytes": MAX_BODY_BYTES + 1},
@@ -196,8 +198,34 @@ def test_a_sidecar_that_is_gone_is_seen() -> None:
     made = cluster(config(), "sidecar")
     assert made["common_lb_config"]["healthy_panic_threshold"]["value"] == 0
     assert "grpc_health_check" in made["health_checks"][0]
-    paths = [one["endpoint"]["address"]["pipe"]["path"] for one in made["load_assignment"]["endpoints"][0]["lb_endpoints"]]
-    assert paths == ["/run/authz/s1.sock", "/run/authz/s2.sock"]
+    assert paths(made) == ["/run/authz/s1.sock", "/run/authz/s2.sock"]
+
+
+def test_check_and_the_access_log_are_asked_where_each_is_served() -> None:
+    made = config(check_sockets=("/run/authz/s1.check.sock", "/run/authz/s2.check.sock"))
+    check, log = cluster(made, "sidecar"), cluster(made, "sidecar-log")
+    assert paths(check) == ["/run/authz/s1.check.sock", "/run/authz/s2.check.sock"]
+    assert paths(log) == ["/run/authz/s1.sock", "/run/authz/s2.sock"]
+    for name in (
+        "common_lb_config",
+        "health_checks",
+        "outlier_detection",
+        "circuit_breakers",
+        "typed_extension_protocol_options",
+    ):
+        assert check[name] == log[name]
+    asked = http_filter(made, "envoy.filters.http.ext_authz")["grpc_service"]["envoy_grpc"]
+    logged = manager(made)["access_log"][0]["typed_config"]["common_config"]["grpc_service"]["envoy_grpc"]
+    assert (asked, logged) == ({"cluster_name": "sidecar"}, {"cluster_name": "sidecar-log"})
+    assert paths(cluster(config(), "sidecar")) == paths(cluster(config(), "sidecar-log"))
+
+
+def test_one_check_that_was_late_takes_no_sidecar_away() -> None:
+    """Which shows only under load (`make rolling`): ejected on top of a restart, the last one would be gone too."""
+    for name in ("sidecar", "sidecar-log"):
+        (found,) = [cluster for cluster in config()["static_resources"]["clusters"] if cluster["name"] == name]
+        assert "outlier_detection" not in found
+        assert found["health_checks"][0]["timeout"] == "2s"
 
 
 def test_every_setting_has_its_own_option() -> None:
@@ -225,6 +253,10 @@ def http_filter(made: Any, name: str) -> Any:
 def cluster(made: Any, name: str) -> Any:
     (found,) = [one for one in made["static_resources"]["clusters"] if one["name"] == name]
     return found
+
+
+def paths(found: Any) -> list[str]:
+    return [one["endpoint"]["address"]["pipe"]["path"] for one in found["load_assignment"]["endpoints"][0]["lb_endpoints"]]
 
 
 def mappings(node: Any) -> Iterator[dict[str, Any]]:

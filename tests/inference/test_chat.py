@@ -33,6 +33,8 @@ def test_what_a_plain_chat_asks() -> None:
     ask = chat.read(json.dumps(fields).encode())
     assert (ask.models, ask.action, ask.stream, ask.max_output_tokens, ask.tools) == (("m",), "chat", True, None, False)
     assert ask.input_bytes == len(json.dumps(fields))
+    assert (ask.endpoint, ask.service_tier) == ("chat.completions", "on_demand")
+    assert read(service_tier="flex").service_tier == "flex"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,60 @@ def test_what_has_no_price_is_denied_by_name(fields: dict[str, Any], param: str)
     assert (caught.value.reason, caught.value.param) == (Reason.MODEL_NOT_PRICED, param)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n": 2}, "`n`: expected 1."),
+        ({"stream": 1}, "`stream`: expected true or false."),
+        ({"model": 1}, "`model`: expected the name of a model as text."),
+        ({"messages": []}, "`messages`: expected a list of at least one message."),
+        ({"messages": ["hello"]}, "`messages`: expected messages whose content is text."),
+        ({"messages": [{"content": [{"type": "image_url"}]}]}, "`messages`: only text is priced here."),
+        ({"tools": {}}, "`tools`: expected a list of functions."),
+        ({"tools": ["f"]}, "`tools`: only functions of the client's own are priced here."),
+        ({"max_tokens": 0}, "`max_tokens`: expected a whole number from 1 to 2147483647."),
+        ({"documents": []}, "`documents`: has no price here."),
+        (
+            {"service_tier": "fast"},
+            "`service_tier`: has no price here: expected auto, on_demand, flex or performance.",
+        ),
+        ({"x" * 41: 1}, f"`{'x' * 40}`: is not a parameter that this endpoint takes."),
+        ({"a\nb": 1}, "`a?b`: is not a parameter that this endpoint takes."),
+    ],
+)
+def test_a_refusal_says_what_was_expected(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused) as caught:
+        read(**fields)
+    assert caught.value.message == message
+
+
+def test_a_name_that_is_the_callers_alone_is_private() -> None:
+    with pytest.raises(Refused) as caught:
+        read(secret=1)
+    assert caught.value.private == "secret"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "x"}, {"type": "image_url"}],
+        [{"type": "TEXT"}],
+        [{"kind": "text"}],
+        ["text"],
+    ],
+)
+def test_every_part_of_every_message_is_looked_at(content: Any) -> None:
+    assert read(messages=[{"content": None}, {"content": [{"type": "text", "text": "x"}]}])
+    with pytest.raises(Refused) as caught:
+        read(messages=[{"content": "hello"}, {"content": None}, {"content": content}])
+    assert caught.value.reason is Reason.MODEL_NOT_PRICED
+
+
+def test_the_ends_of_what_a_ceiling_may_be_are_taken() -> None:
+    assert read(max_tokens=1).max_output_tokens == 1
+    assert read(max_tokens=2**31 - 1).max_output_tokens == 2**31 - 1
+
+
 def test_the_larger_of_the_two_ceilings_counts() -> None:
     assert read(max_tokens=10, max_completion_tokens=20).max_output_tokens == 20
     assert read(max_tokens=30, max_completion_tokens=20).max_output_tokens == 30
@@ -92,6 +148,7 @@ def test_the_larger_of_the_two_ceilings_counts() -> None:
 
 def test_functions_of_the_client_are_tools() -> None:
     assert read(tools=[{"type": "function", "function": {"name": "f"}}]).tools
+    assert read(functions=[{"name": "f"}]).tools
     assert not read(tools=[]).tools
 
 
@@ -189,6 +246,6 @@ def test_a_client_cannot_ask_for_more_than_the_model_has() -> None:
 
 def test_cost_is_exact_and_rounded_up_once() -> None:
     odd = Price(input=75_000_000, output=300_000_000, cached_input=37_500_000)
-    assert estimate.cost_nanousd(Usage(input_tokens=3, output_tokens=1, cached_tokens=1), odd) == 2 * 75 + 38 + 300
-    assert estimate.cost_nanousd(Usage(input_tokens=4, output_tokens=0, cached_tokens=2), odd) == 2 * 75 + 75
+    assert estimate.amounts(Usage(input_tokens=3, output_tokens=1, cached_tokens=1), odd)[Meter.SPEND] == 2 * 75 + 38 + 300
+    assert estimate.amounts(Usage(input_tokens=4, output_tokens=0, cached_tokens=2), odd)[Meter.SPEND] == 2 * 75 + 75
     assert estimate.amounts(Usage(input_tokens=10, output_tokens=5, cached_tokens=4), odd)[Meter.TOKENS] == 11

@@ -171,6 +171,18 @@ def test_a37_every_row_has_an_action_a_meter_and_a_reader() -> None:
     assert set(METERED) == {row.action for row in endpoints.TABLE.values()}
 
 
+def test_the_documented_table_is_the_one_in_force() -> None:
+    text = (Path(inference.__file__).parents[2] / "docs/endpoints.md").read_text()
+    lines = text.partition("|---|---|---|---|---|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    told = [tuple(cell.strip() for cell in line.strip("|").split("|"))[:5] for line in lines]
+    assert [row[:4] for row in told] == [
+        (method, path.removeprefix(endpoints.PREFIX), row.name, row.action) for method, path, row in endpoints.rows()
+    ]
+    for _, _, name, action, metered in told:
+        free = action == "batch" and name != "batches.create"
+        assert metered == ("one request" if free else METERED[action].value)
+
+
 def test_a39_a40_no_tokeniser_and_no_pattern_stands_in_the_path() -> None:
     for file in Path(inference.__file__).parent.glob("*.py"):
         names = {

@@ -41,6 +41,32 @@ REFUSED = {
 }
 
 
+SAID = {
+    b"": "the body is empty, expected a JSON object",
+    b"[]": "the body is not a JSON object",
+    b"{": "the body is not JSON: expecting property name enclosed in double quotes at character 1",
+    b'{"x":1,"a\\u0000":1}': "a key holds a NUL",
+    b'{"a":1e999}': "a number is larger than any double",
+    b'{"a":"\\ud800"}': "a string holds half a surrogate pair",
+    b'{"b":1,"a":1,"a":1}': 'the key "a" stands twice',
+    b'{"%b":1,"%b":1}' % (b"k" * 41, b"k" * 41): f'the key "{"k" * 40}" stands twice',
+}
+
+
+@pytest.mark.parametrize("body", SAID)
+def test_a_refusal_says_what_is_wrong(body: bytes) -> None:
+    with pytest.raises(Refused) as caught:
+        read_object(body)
+    assert caught.value.message == f"We could not parse the body of your request: {SAID[body]}."
+
+
+def test_only_the_clients_own_words_are_private() -> None:
+    for body, private in ((b'{"a":1,"a":1}', '"a"'), (b"", ""), (b"{", "")):
+        with pytest.raises(Refused) as caught:
+            read_object(body)
+        assert caught.value.private == private
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_parsers_disagree_on_is_refused(name: str) -> None:
     body, problem = REFUSED[name]
@@ -53,6 +79,15 @@ def test_what_parsers_disagree_on_is_refused(name: str) -> None:
 def test_the_deepest_nesting_allowed_is_read() -> None:
     inner = MAX_DEPTH - 1
     assert read_object(b'{"a":' + b"[" * inner + b"]" * inner + b"}")
+
+
+@pytest.mark.parametrize("width", [1, 3, 40])
+def test_what_stands_side_by_side_is_not_nested(width: int) -> None:
+    """Every bracket that closes takes back the one that it opened with, whatever stands between them."""
+    row = b"[" * (MAX_DEPTH - 2) + b'"a\\\\\\"]"' + b"]" * (MAX_DEPTH - 2)
+    assert read_object(b'{"a":[' + b",".join([row] * width) + b"]}")
+    with pytest.raises(Refused, match="nested deeper"):
+        read_object(b'{"a":[' + b",".join([row] * width) + b",[" + row + b"]]}")
 
 
 def test_an_escaped_key_alone_reads_as_the_plain_one() -> None:

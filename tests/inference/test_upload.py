@@ -142,6 +142,38 @@ def test_a28_what_parsers_disagree_on_is_400(name: str) -> None:
     assert refused(TRICKS[name]).reason is Reason.INVALID_REQUEST
 
 
+SAID = {
+    "two line ends": "it is not in the form that every parser reads alike: no preamble, no padding, lines end in CR LF, an end",
+    "the boundary inside, without its line break": "the boundary stands where no part begins or ends",
+    "a transfer encoding": "a part has a header other than one Content-Disposition and one Content-Type",
+    "a header that is not UTF-8": "a part's header is not UTF-8",
+    "no disposition": 'expected parts with `Content-Disposition: form-data; name="…"`, a file with `; filename="…"` after it',
+    "too many parts": "it has more than 16 parts",
+    "a preamble": "it is not multipart/form-data: expected boundary character 45, got 104 at index 2",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_refusal_says_what_is_wrong(name: str) -> None:
+    body = MODEL + TRICKS[name] if name == "a header that is not UTF-8" else TRICKS[name]
+    with pytest.raises(Refused) as caught:
+        read_parts(body, B)
+    assert caught.value.message == f"We could not parse the body of your request: {SAID[name]}."
+
+
+@pytest.mark.parametrize("end", [b"--", b"--\r\n"])
+def test_both_ends_that_clients_write_are_taken(end: bytes) -> None:
+    assert [each.content for each in read_parts(part("model", "") + part("prompt", "x") + f"--{B}".encode() + end, B)] == [
+        b"",
+        b"x",
+    ]
+
+
+def test_as_many_headers_as_a_part_may_have_and_no_more() -> None:
+    with pytest.raises(Refused, match="it is not multipart"):
+        read_parts(MODEL.replace(b"\r\n\r\n", b"\r\n" + b"A: b\r\n" * 4 + b"\r\n") + END, B)
+
+
 @pytest.mark.parametrize(
     "content_type",
     [
@@ -165,8 +197,14 @@ def test_a27_a_content_type_that_can_be_read_in_two_ways_is_415(content_type: st
 
 
 def test_the_usual_ways_to_write_a_boundary_are_taken() -> None:
-    for written in (B, f'"{B}"', f" {B}".strip()):
-        assert boundary_of(f"Multipart/Form-Data; Boundary={written}") == B
+    for written in (B, f'"{B}"', f"{B} "):
+        assert boundary_of(f"Multipart/Form-Data;  Boundary={written}") == B
+    assert boundary_of("multipart/form-data; boundary=" + "b" * 70) == "b" * 70
+    assert boundary_of('multipart/form-data; boundary="b"') == "b"
+    for empty in ('"', '""', "a=b"):
+        assert boundary_of(f"multipart/form-data; boundary={empty}") is None
+    assert boundary_of("multipart/form-data; x=boundary=b") is None
+    assert boundary_of("multipart/form-data;XXboundary=b") is None
 
 
 _names = st.sampled_from(["model", "file", "prompt", "x"])

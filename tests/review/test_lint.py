@@ -41,6 +41,8 @@ def test_every_rule_says_why_it_matters() -> None:
     for name, rule in RULES.items():
         assert rule.__name__.replace("_", "-") == name
         assert len(rule.__doc__ or "") > 60
+    guide = (REFERENCE.parent / "docs" / "policies" / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in guide for name in RULES)
 
 
 SHADOWED = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 
 from authz.errors import ConfigError
 from authz.model import Estimate, Meter, Outcome, SettlementRecord, Usage
 from authz.reasons import Reason
-from authz.telemetry.counts import OTHER, Names
+from authz.telemetry.counts import OTHER, Durations, Names
 from authz.telemetry.metrics import Metrics
 from tests.place import lay_out, opened_at
 from tests.telemetry.test_records import record
@@ -147,3 +148,42 @@ def test_nothing_is_counted_where_nobody_reads() -> None:
     metrics = Metrics(NoOpMeterProvider(), lambda: ("sha256:one", True))
     metrics.decided(record(team="chatbot"))
     assert not metrics._teams._known
+
+
+def test_durations_are_in_the_histogram_once_when_somebody_collects_and_bounded_when_nobody_does() -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    metrics = Metrics(provider, lambda: ("sha256:0", False))
+    for number in range(5):
+        metrics.decided(record(duration_us=1_000 * (number + 1)))
+
+    def counted() -> tuple[int, float]:
+        data = reader.get_metrics_data()
+        assert data is not None
+        (found,) = [
+            point
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == "authz.decision.duration"
+            for point in metric.data.data_points
+        ]
+        assert isinstance(found, HistogramDataPoint)
+        return found.count, found.sum
+
+    count, total = counted()
+    assert (count, round(total, 9)) == (5, 0.015)
+    metrics.decided(record(duration_us=5_000))
+    metrics.flush()
+    count, total = counted()
+    assert (count, round(total, 9)) == (6, 0.02)
+    provider.shutdown()
+
+    told: list[float] = []
+    histogram = mock.Mock(record=lambda value, attributes: told.append(value))
+    durations = Durations(histogram, most=3)
+    for number in range(10):
+        durations.add("allow", number * 10**6)
+    durations.flush()
+    durations.flush()
+    assert told == [7.0, 8.0, 9.0]

@@ -299,7 +299,12 @@ class Facts:
         known: dict[str, Policy] = {policy.id: policy for policy in self.bundle.policies}
         shadow = record.shadow_policies if isinstance(record.shadow_policies, tuple) else ()
         named = [(name, "decided") for name in record.policies]
-        named += [(name.partition(":")[2] or name, "would have decided") for name in shadow]
+        for said in shadow:
+            effect, _, name = said.partition(":")
+            if effect == "error":
+                yield PolicyText("", "", "in shadow, could not be evaluated", "", name)
+            else:
+                named.append((name, f"in shadow, would {effect}"))
         for name, part in named:
             policy = known.get(name)
             if policy is None:

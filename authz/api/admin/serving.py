@@ -25,6 +25,8 @@ _MODE: Final = 0o600
 
 _log = logging.getLogger(__name__)
 
+logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that it starts and stops is said here
+
 
 @contextmanager
 def serving(engine: Engine, front: AdminFront, chance: Chance, environ: Mapping[str, str], *, watched: bool) -> Iterator[None]:

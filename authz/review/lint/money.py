@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from authz.bundle.files import MODELS, QUOTAS
-from authz.inference.pricebook import ModelSpec
+from authz.inference.pricebook import BATCH, ModelSpec
 from authz.model import Meter, Uid
 from authz.policy import Effect, Policy
 from authz.policy.policies import Match
@@ -131,8 +131,7 @@ def _missing_price(model: ModelSpec, action: str) -> str | None:
         case "chat" | "respond" | "embed":
             return "price by token (`input`, `output`)" if model.price is None else None
         case "batch":
-            priced = (model.price, model.audio_hour, model.million_characters)
-            return "price" if all(price is None for price in priced) else None
+            return "price by token for batches (`tiers: {batch: …}`)" if BATCH not in model.tiers else None
         case _:
             return None
 

@@ -139,20 +139,18 @@ class Server:
         self._lock = threading.Lock()
         self._closed = False
         self._pool: ConnectionPool | None = None
-        self._calls: dict[str, tuple[scripts.Script, tuple[object, ...]]] = {}
+        self._calls: dict[str, _Call] = {}
 
     def run(self, name: str, *args: str | bytes | int) -> Any:
         """What the script answers: integers, bytes, None, and lists of these."""
         call = self._calls.get(name)
         if call is None:
-            script = scripts.load(name)
-            keys = [self._prefix + key for key in script.keys]
-            call = self._calls[name] = (script, (len(keys), *keys))
+            call = self._calls[name] = _Call(scripts.load(name), self._prefix)
         with self.within_the_deadline():
             try:
-                return self._attempt(*call, args)
+                return self._attempt(call, args)
             except _Again:
-                return self._attempt(*call, args, last=True)
+                return self._attempt(call, args, last=True)
 
     @contextmanager
     def within_the_deadline(self) -> Iterator[None]:
@@ -179,11 +177,11 @@ class Server:
         if pool is not None:
             pool.disconnect()
 
-    def _attempt(self, script: scripts.Script, keys: tuple[object, ...], args: Sequence[object], *, last: bool = False) -> Any:
+    def _attempt(self, call: _Call, args: Sequence[str | bytes | int], *, last: bool = False) -> Any:
         pool = None
         try:
             pool = self._current_pool()
-            return _evaluate(pool, script, (*keys, *args))
+            return _evaluate(pool, call, args)
         except (failures.RedisError, OSError) as error:
             reason = _reason(error)
             lost = _is_lost(error) or reason in _MOVED
@@ -300,15 +298,37 @@ def _settings(options: Options, login: Login, timeout_s: float) -> dict[str, Any
     return settings
 
 
-def _evaluate(pool: ConnectionPool, script: scripts.Script, tail: tuple[object, ...]) -> Any:
+class _Call:
+    """A script with its keys, in the bytes of Redis's protocol: only the arguments are left to add."""
+
+    def __init__(self, script: scripts.Script, prefix: str) -> None:
+        keys = [prefix + key for key in script.keys]
+        self._parts = 3 + len(keys)
+        self._by_sha = _packed("EVALSHA", script.sha, len(keys), *keys)
+        self._by_text = _packed("EVAL", script.text, len(keys), *keys)
+
+    def bytes_of(self, args: Sequence[str | bytes | int], *, with_text: bool = False) -> bytes:
+        start = self._by_text if with_text else self._by_sha
+        return b"*%d\r\n%b%b" % (self._parts + len(args), start, _packed(*args))
+
+
+def _packed(*args: str | bytes | int) -> bytes:
+    found = []
+    for arg in args:
+        text = arg if isinstance(arg, bytes) else str(arg).encode()
+        found.append(b"$%d\r\n%b\r\n" % (len(text), text))
+    return b"".join(found)
+
+
+def _evaluate(pool: ConnectionPool, call: _Call, args: Sequence[str | bytes | int]) -> Any:
     connection: Any = pool.get_connection()
     try:
         try:
-            connection.send_command("EVALSHA", script.sha, *tail)
+            connection.send_packed_command((call.bytes_of(args),))
             return connection.read_response()
         except failures.NoScriptError:
             # A server that was restarted or failed over to: with its text the script is kept again.
-            connection.send_command("EVAL", script.text, *tail)
+            connection.send_packed_command((call.bytes_of(args, with_text=True),))
             return connection.read_response()
     except failures.ResponseError:
         raise  # it has answered: the connection is in order

@@ -103,8 +103,8 @@ def opened(found: dict[str, tuple[Charge, int]], values: list[bytes | None], rai
     for (name, (charge, amount)), value, by in zip(found.items(), values, raised.split(), strict=True):
         tally = counter_tally(value) if value is not None else Tally()
         window = charge.window
-        bucket = tally.current(window, now_ns)
-        result[name] = Account(0, window, tally, amount, bucket, tally.used(window.oldest_live(bucket)), int(by))
+        bucket, used = tally.standing(window, now_ns)
+        result[name] = Account(0, window, tally, amount, bucket, used, int(by))
     return result
 
 

@@ -1,0 +1,106 @@
+"""Two workers behind the real Envoy: traffic goes on while one is killed, and while they drain in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from demo.stack import wait_for
+from tests.e2e.conftest import CHAT, MESSAGES, SMALL, Client
+
+pytestmark = pytest.mark.xdist_group("e2e-workers")
+
+
+class Traffic:
+    """Clients that ask without a pause."""
+
+    def __init__(self, client: Client, threads: int = 3) -> None:
+        self.statuses: Counter[int] = Counter()
+        self._client, self._stopping = client, threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for_more(self, count: int = 50) -> None:
+        before = self.statuses.total()
+        wait_for("traffic", lambda: self.statuses.total() >= before + count)
+
+    def _run(self) -> None:
+        body: dict[str, Any] = {"model": SMALL, "messages": MESSAGES, "max_tokens": 16}
+        with httpx.Client(base_url=self._client.stack.url, timeout=10) as http:
+            while not self._stopping.is_set():
+                answer = http.post(CHAT, json=body, headers=self._client.headers("chatbot-prod"))
+                self.statuses[answer.status_code] += 1
+
+
+def no_limits(bundle: Any) -> None:
+    """Of the reference bundle's keys, so that traffic may go on."""
+    path = bundle / "quotas.yaml"
+    path.write_text(
+        path.read_text().replace("limit: 500/minute", "limit: 100000/minute").replace("100000/minute", "10000000/minute")
+    )
+    for cases in (bundle / "tests").glob("*.yaml"):
+        cases.unlink()
+
+
+@pytest.fixture(scope="module")
+def client(make_client: Callable[..., Client]) -> Client:
+    client = make_client(no_limits, serving="workers: 2")
+    client.issue("chatbot-prod")
+    return client
+
+
+def pids(client: Client) -> dict[int, int]:
+    """The newest process of each worker, as the supervisor's log says."""
+    lines = [json.loads(line) for line in client.stack.sidecar.log_path.read_text().splitlines() if line.startswith("{")]
+    return {line["worker"]: line["worker_pid"] for line in lines if "worker_pid" in line}
+
+
+def test_health_tells_of_each(client: Client) -> None:
+    told = json.loads(client.stack.command("health", "--json"))["workers"]
+    assert [each["status"] for each in told] == ["SERVING", "SERVING"]
+    assert len(pids(client)) == 2
+
+
+def test_no_request_fails_while_a_worker_is_killed_and_comes_back(client: Client) -> None:
+    before = pids(client)
+    with Traffic(client) as traffic:
+        traffic.wait_for_more()
+        os.kill(before[0], signal.SIGKILL)
+        wait_for("its successor", lambda: pids(client)[0] != before[0])
+        wait_for("both are healthy", lambda: client.stack.envoy.sees_sidecar(2))
+        traffic.wait_for_more()
+    assert set(traffic.statuses) == {200}
+    assert pids(client)[1] == before[1]
+    client.wait_until_settled()
+
+
+def test_no_request_fails_while_one_drains_and_the_supervisor_then_ends(client: Client) -> None:
+    stack = client.stack
+    process = stack.sidecar.process
+    assert process is not None
+    with Traffic(client) as traffic:
+        traffic.wait_for_more()
+        process.terminate()
+        wait_for("the first to drain", lambda: '"worker stopped"' in stack.sidecar.log_path.read_text())
+    assert set(traffic.statuses) == {200}
+    assert process.wait(20) == 0
+    log = stack.sidecar.log_path.read_text()
+    assert log.count('"worker stopped"') == 2
+    assert not list(stack.folder.glob("s.*.sock")), "the sockets are gone"
