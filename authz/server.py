@@ -24,8 +24,8 @@ from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.check import TRACEPARENT
 from authz.envoy.checks import Checks
 from authz.errors import ConfigError, Refused
+from authz.listening import Listen
 from authz.model import Outcome, Receipt, Request
-from authz.settings import Listen
 from authz.transport import Answerer, Call, Listener, Unheard
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
@@ -94,6 +94,7 @@ class Sidecar:
 
         with _umask(0o177):
             server.add_insecure_port(f"unix:{path}")
+            _listen_on_tcp(server, self._listen)
             await server.start()
             if listener is not None:
                 await listener.start(_bound(check_path))
@@ -261,6 +262,34 @@ class _Several(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return next(filter(None, (handler.service(handler_call_details) for handler in self._handlers)), None)
+
+
+def _listen_on_tcp(server: grpc.aio.Server, listen: Listen) -> None:
+    """On `listen.address`, where there is one. Raises `ConfigError`."""
+    if not listen.address:
+        return
+    try:
+        if listen.tls is None:
+            server.add_insecure_port(listen.address)
+            _log.warning("everybody who reaches this address is let in", extra={"address": listen.address})
+        else:
+            key, certificate, authority = (
+                _read(path) for path in (listen.tls.key, listen.tls.certificate, listen.tls.client_ca)
+            )
+            # INVARIANT: without `require_client_auth` it would be TLS for anybody.
+            trusted = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+            server.add_secure_port(listen.address, trusted)
+    except RuntimeError:
+        raise ConfigError(
+            listen.address, "cannot be listened on: in use, no address of this machine, or no fit for its key"
+        ) from None
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 def _claim(path: Path) -> None:

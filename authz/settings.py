@@ -10,12 +10,10 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct, field, structs
 
 from authz.errors import ConfigError
+from authz.listening import Listen, SidecarTls, check_listen
 from authz.yamlfile import Source, read_yaml
 
-MAX_WORKERS: Final = 64
-
 _MOST_NAMES: Final = 1_000
-_MOST_WAITING: Final = 100_000
 UNIX: Final = "unix:"
 
 
@@ -49,37 +47,6 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True):
         return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
 
-class Listen(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where Envoy finds this process.
-
-    socket     a Unix socket, made with mode 0600: the access log, health, our own services, and Check
-    transport  `native`: Check has a socket of its own beside it, with a server of ours; `grpcio`: all is on one
-    workers    processes of `authz serve`, each with sockets of its own
-    queue      how many Checks may wait for a decision, counted once for every 64 KiB of body; who comes then is a 503
-    drain_s    how long NOT_SERVING is shown before the stop · grace_s: how long it then waits for what is under way
-    """
-
-    socket: str = "run/authz.sock"
-    transport: Literal["native", "grpcio"] = "native"
-    workers: int = 1
-    queue: int = 1024
-    drain_s: float = 2.0
-    grace_s: float = 5.0
-
-    @property
-    def check_socket(self) -> str:
-        """Where Check is asked: of `run/authz.sock`, `run/authz.check.sock`."""
-        return self.socket if self.transport == "grpcio" else _beside(self.socket, "check")
-
-    def each(self) -> tuple[Listen, ...]:
-        """Of each worker: of `run/authz.sock`, `run/authz.0.sock` and so on; a process that is alone has it as it stands."""
-        if self.workers == 1:
-            return (self,)
-        return tuple(
-            structs.replace(self, socket=_beside(self.socket, str(number)), workers=1) for number in range(self.workers)
-        )
-
-
 class TlsFront(Struct, frozen=True, forbid_unknown_fields=True):
     """Paths of Envoy's own certificate and key; and where nobody is to get in without a certificate, of the authorities that
     sign those, with the trust domain of their SPIFFE ids."""
@@ -94,6 +61,7 @@ class EnvoyFront(Struct, frozen=True, forbid_unknown_fields=True):
     """What `authz envoy-config` writes of Envoy's own listener.
 
     trace_to  the collector beside Envoy that takes its spans, OTLP over gRPC, such as `127.0.0.1:4317`; empty for no tracing
+    sidecar   what Envoy shows to a sidecar that listens on TCP, and what it wants to see
     """
 
     listen: str = "127.0.0.1:8080"
@@ -101,6 +69,7 @@ class EnvoyFront(Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: int = 1024 * 1024
     tls: TlsFront | None = None
     trace_to: str = ""
+    sidecar: SidecarTls | None = None
 
 
 class Reload(Struct, frozen=True, forbid_unknown_fields=True):
@@ -250,10 +219,7 @@ def read_settings(path: Path) -> Settings:
     if settings.reload.poll_s < 0.1:
         raise source.fail(("reload", "poll_s"), "reload.poll_s: expected at least 0.1 seconds")
     _check_telemetry(source, settings)
-    if not 1 <= settings.listen.workers <= MAX_WORKERS:
-        raise source.fail(("listen", "workers"), f"listen.workers: expected 1 to {MAX_WORKERS}")
-    if not 8 <= settings.listen.queue <= _MOST_WAITING:
-        raise source.fail(("listen", "queue"), f"listen.queue: expected 8 to {_MOST_WAITING}")
+    check_listen(source, settings.listen, settings.envoy.sidecar)
     _check_admin(source, settings.admin)
     if settings.envoy.max_body_bytes < 1024:
         raise source.fail(("envoy", "max_body_bytes"), "envoy.max_body_bytes: expected at least 1024 bytes")
@@ -269,13 +235,14 @@ def read_settings(path: Path) -> Settings:
             keys=tuple(structs.replace(key, key_file=_absolute(base, key.key_file)) for key in settings.upstream.keys),
             batch_poll_s=settings.upstream.batch_poll_s,
         ),
-        listen=structs.replace(settings.listen, socket=_absolute(base, settings.listen.socket)),
+        listen=settings.listen.below(base),
         envoy=EnvoyFront(
             listen=settings.envoy.listen,
             admin_socket=_absolute(base, settings.envoy.admin_socket),
             max_body_bytes=settings.envoy.max_body_bytes,
             tls=_absolute_tls(base, settings.envoy.tls),
             trace_to=settings.envoy.trace_to,
+            sidecar=settings.envoy.sidecar.below(base) if settings.envoy.sidecar is not None else None,
         ),
         records=structs.replace(
             settings.records, file="-" if settings.records.file == "-" else _absolute(base, settings.records.file)
@@ -376,11 +343,6 @@ def _is_loopback(listen: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback and 0 < int(port) < 65_536
     except ValueError:
         return False
-
-
-def _beside(socket: str, word: str) -> str:
-    path = Path(socket)
-    return str(path.with_name(f"{path.stem}.{word}{path.suffix}"))
 
 
 def _absolute_listen(base: Path, listen: str) -> str:

@@ -20,10 +20,10 @@ from msgspec import convert, structs
 from authz.bundle import Status
 from authz.envoy.wire import accesslog_pb2, check_pb2
 from authz.errors import ConfigError, Refused
+from authz.listening import Listen
 from authz.model import Decision, DecisionRecord, Deny, Meter, Outcome, Receipt, Request, UpstreamRoom
 from authz.reasons import SPEC, Reason
 from authz.server import ACCESS_LOG, AUTHORIZATION, Sidecar
-from authz.settings import Listen
 from tests.envoy.sidecar import allow
 
 ROOM = UpstreamRoom("default", "m", Meter.TOKENS, limit=100, left=7, teams=2, learned_ns=3)

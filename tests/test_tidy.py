@@ -16,7 +16,7 @@ ROOT = Path(authz.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py") if not path.name.endswith("_pb2.py"))
 
 FLOORS: list[set[str]] = [
-    {"model", "reasons", "errors", "settings", "clock", "yamlfile", "audit"},
+    {"model", "reasons", "errors", "settings", "listening", "clock", "yamlfile", "audit"},
     {"identity", "inference", "policy", "quota", "telemetry", "transport"},
     {"bundle", "answers"},
     {"recording", "reporting"},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from authz.settings import Listen
+    from authz.listening import Listen
 
 config = click.option(
     "--config",

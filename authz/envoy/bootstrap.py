@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from importlib.resources import files
+from ipaddress import ip_address
 from string import Template
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from msgspec import Struct
 from authz.answers import CLIENT_CREDENTIALS
 from authz.envoy.answer import UPSTREAM_CREDENTIAL
 from authz.errors import ConfigError
+from authz.listening import SidecarTls
 
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -60,6 +62,11 @@ class Tls(Struct, frozen=True):
     trust_domain: str = ""
 
 
+def _is_host_and_port(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and int(port) < 65_536
+
+
 class EnvoyOptions(Struct, frozen=True, kw_only=True):
     """What differs between two Envoys. Raises ConfigError for a value that Envoy would refuse or that would weaken it.
 
@@ -67,6 +74,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
     admin_socket          path of the admin interface's Unix socket
     sidecar_sockets       one path for each authz process: its access log
     check_sockets         in the same order, where each answers Check; none for the same ones
+    sidecar_address       in place of the sockets: "host:port" of a sidecar on another machine
+    sidecar_tls           what is shown and wanted there; None only where that says `insecure`
     tls                   None only for clients on this machine, or behind something that ends TLS: keys travel in the clear
     max_body_bytes        a larger body is a 413
     max_upload_bytes      the same where a body is a file of audio: Groq's 25 MiB and the form around it
@@ -85,8 +94,10 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
 
     listen: str
     admin_socket: str
-    sidecar_sockets: tuple[str, ...]
+    sidecar_sockets: tuple[str, ...] = ()
     check_sockets: tuple[str, ...] = ()
+    sidecar_address: str = ""
+    sidecar_tls: SidecarTls | None = None
     tls: Tls | None = None
     upstream: Upstream = Upstream()
     max_body_bytes: int = 1024 * 1024
@@ -104,10 +115,13 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
     trace_share: float = 0.01
 
     def __post_init__(self) -> None:
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        if not _is_host_and_port(self.listen):
             raise _wrong("listen", "`host:port`", self.listen)
-        if not self.sidecar_sockets:
+        if self.sidecar_tls is not None and not self.sidecar_address:
+            raise _wrong("sidecar_address", "one for sidecar_tls", self.sidecar_address)
+        if self.sidecar_address and not _is_host_and_port(self.sidecar_address):
+            raise _wrong("sidecar_address", "`host:port`", self.sidecar_address)
+        if not self.sidecar_sockets and not self.sidecar_address:
             raise _wrong("sidecar_sockets", "at least one path", self.sidecar_sockets)
         if self.check_sockets and len(self.check_sockets) != len(self.sidecar_sockets):
             raise _wrong("check_sockets", "as many as sidecar_sockets, or none", self.check_sockets)
@@ -157,8 +171,9 @@ def render(options: EnvoyOptions) -> str:
         "upload_check_timeout": UPLOAD_CHECK_TIMEOUT,
         "check_timeout": f"{options.check_timeout_ms / 1000:.3f}s",
         "check_try_timeout": f"{options.check_try_timeout_ms / 1000:.3f}s",
-        "check_endpoints": _endpoints(options.check_sockets or options.sidecar_sockets),
-        "sidecar_endpoints": _endpoints(options.sidecar_sockets),
+        "check_endpoints": _endpoints(options, options.check_sockets or options.sidecar_sockets),
+        "sidecar_endpoints": _endpoints(options, options.sidecar_sockets),
+        "sidecar_transport": _sidecar_transport(options),
         "upstream_authority": upstream.name,
         "upstream_host": upstream.host,
         "upstream_port": upstream.port,
@@ -189,8 +204,40 @@ _PLAIN: Final[dict[str, Any]] = {
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
 
 
-def _endpoints(paths: tuple[str, ...]) -> list[dict[str, Any]]:
+def _endpoints(options: EnvoyOptions, paths: tuple[str, ...]) -> list[dict[str, Any]]:
+    if options.sidecar_address:
+        host, _, port = options.sidecar_address.rpartition(":")
+        address: dict[str, Any] = {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+        return [{"endpoint": {"address": address}}]
     return [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in paths]
+
+
+def _sidecar_transport(options: EnvoyOptions) -> dict[str, Any]:
+    """mTLS: Envoy shows who it is, and takes nobody else for the sidecar than who has its name."""
+    tls = options.sidecar_tls
+    if tls is None:
+        return _PLAIN
+    name = tls.name or options.sidecar_address.rpartition(":")[0].strip("[]")
+    kind = "IP_ADDRESS" if _is_address(name) else "DNS"
+    context: dict[str, Any] = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+        "alpn_protocols": ["h2"],
+        "tls_certificates": [{"certificate_chain": {"filename": tls.certificate}, "private_key": {"filename": tls.key}}],
+        "validation_context": {
+            "trusted_ca": {"filename": tls.ca},
+            "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": name}}],
+        },
+    }
+    made = {"@type": f"{_PACKAGE}.tls.v3.UpstreamTlsContext", "common_tls_context": context}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": made}
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_tls(tls: Tls) -> None:

@@ -16,9 +16,9 @@ from msgspec import structs
 from authz.api.decisions import SERVICE
 from authz.api.wire import decisions_pb2 as wire
 from authz.compose import Engine
+from authz.listening import Listen
 from authz.model import Request
 from authz.server import Sidecar
-from authz.settings import Listen
 from demo.stack import listens, wait_for
 
 

@@ -22,6 +22,7 @@ def _running() -> Iterator[Door]:
         door = Door(stack, f"http://127.0.0.1:{metrics}/metrics")
         door.issue("chatbot-prod", "research-lab", "analytics-reports", "media", "media-poor", "ten", "crowd", "one-at-a-time")
         yield door
+        door.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import socket
@@ -74,6 +75,11 @@ class Door(Client):
     def __init__(self, stack: Stack, metrics_url: str) -> None:
         super().__init__(stack)
         self._metrics_url = metrics_url
+        self._addresses = itertools.cycle(range(1, 250))
+        self._http = httpx.Client(timeout=PATIENCE_S, trust_env=False, limits=httpx.Limits(max_connections=None))
+
+    def close(self) -> None:
+        self._http.close()
 
     def issue(self, *names: str) -> None:
         """As `authz keys create` would, in one go."""
@@ -88,7 +94,7 @@ class Door(Client):
 
     def metrics(self) -> str:
         """What Prometheus would scrape of the sidecar."""
-        return httpx.get(self._metrics_url, trust_env=False).text
+        return self._http.get(self._metrics_url).text
 
     def counted(self, name: str) -> float:
         """The sum over all series of a metric."""
@@ -150,9 +156,13 @@ class Door(Client):
         wait_for("the records", lambda: len(found()) >= count)
         return found()
 
-    def lines(self, *lines: bytes, body: bytes = b"") -> Reply:
+    def lines(self, *lines: bytes, body: bytes = b"", source: str = "127.0.0.1") -> Reply:
         """A request of these lines; a `Host` and a body's length are theirs to say."""
-        return self.send(b"\r\n".join([*lines, b"", b""]) + body)
+        return self.send(b"\r\n".join([*lines, b"", b""]) + body, source=source)
+
+    def elsewhere(self) -> str:
+        """An address of its own, for who has no good credential: from one address that is soon too much."""
+        return f"127.0.{next(self._addresses)}.2"
 
     def bearer(self, name: str = "chatbot-prod") -> bytes:
         return b"Authorization: Bearer " + self.keys[name].encode()
@@ -161,9 +171,7 @@ class Door(Client):
         """headers  underscores stand for dashes"""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        answer = httpx.post(
-            self.stack.url + path, content=raw, headers=self.headers(key) | named, timeout=PATIENCE_S, trust_env=False
-        )
+        answer = self._http.post(self.stack.url + path, content=raw, headers=self.headers(key) | named)
         return Reply(answer.status_code, answer.content)
 
     def ask(self, *, key: str = "chatbot-prod", **fields: Any) -> Reply:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from unittest import mock
 
 from authz.compose import Engine
+from authz.listening import Listen
 from authz.model import Allow, Decision, Request
 from authz.server import Sidecar
-from authz.settings import Listen
 from demo.stack import listens, wait_for
 
 

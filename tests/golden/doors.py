@@ -28,9 +28,10 @@ from authz.compose import Engine
 from authz.envoy.bootstrap import EnvoyOptions, Upstream, render
 from authz.errors import StoreUnavailable
 from authz.identity.keys import IssuedKey, digest, mint
+from authz.listening import Listen
 from authz.model import Allow, Decision, DecisionRecord, Deny, Reply, SettlementRecord, Usage
 from authz.quota.ledger import State
-from authz.settings import Listen, read_settings
+from authz.settings import read_settings
 from authz.telemetry.watch import Watcher
 from demo.envoy import Envoy
 from demo.stack import wait_for
