@@ -18,7 +18,7 @@ from authz.alerts import Deliverer, Format, Webhook, WebhookError
 from authz.bundle import Bundle, BundleSource
 from authz.bundle.watch import Watcher
 from authz.clock import Clock, system_clock
-from authz.collecting import Collector, reader
+from authz.collecting import Collector, Reader
 from authz.errors import ConfigError, StoreUnavailable
 from authz.fallback import Fallback
 from authz.identity.authentication import Authenticator
@@ -167,10 +167,12 @@ class Engine:
                 unknown=metrics.unknown_reservation,
             )
             scheme = "https" if self.upstream.tls else "http"
-            self._collector = Collector(
+            reader = Reader(f"{scheme}://{self.upstream.host}:{self.upstream.port}{PREFIX}")
+            stack.callback(reader.close)
+            self.collector = Collector(
                 self.store,
                 self.settler,
-                read=reader(f"{scheme}://{self.upstream.host}:{self.upstream.port}{PREFIX}"),
+                read=reader,
                 key=self._secret,
                 clock=clock,
                 every_ns=self.upstream.batch_poll_s * 1_000_000_000,
@@ -321,7 +323,8 @@ class Engine:
         """Beside the other background work: an upstream that is slow to answer holds nothing up."""
         while not self._closing.wait(BATCHES_S):
             try:
-                self._collector.collect()
+                while self.collector.collect() and not self._closing.is_set():
+                    continue
             except StoreUnavailable as error:
                 _log.error("batches cannot be settled", extra={"error": str(error)})
 

@@ -13,4 +13,5 @@ TARGETS = (
     "access_log",
     "bundles",
     "transport_bytes",
+    "transport_frames",
 )
