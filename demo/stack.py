@@ -20,7 +20,7 @@ from demo.standin import StandIn
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SERVE: Final = ("-m", "authz", "serve")
-READY_DEADLINE_S: Final = 30.0
+READY_DEADLINE_S: Final = 60.0  # of a machine that has much else to do
 POLL_S: Final = 0.02
 
 # The key that the stand-in expects: made up, so that a leak of it can be looked for.

@@ -120,7 +120,8 @@ def test_a_credential_in_the_header_goes_before_the_cookie_and_needs_no_token(ho
 
 
 def test_trying_is_limited_and_what_is_right_still_passes(house: House) -> None:
-    answers = [house.browser().post("/signin", credential=f"wrong-{number}") for number in range(LIMIT + 5)]
+    browser = house.browser()
+    answers = [browser.post("/signin", credential=f"wrong-{number}") for number in range(LIMIT + 5)]
     assert [answer.status_code for answer in answers[:LIMIT]] == [401] * LIMIT
     assert {answer.status_code for answer in answers[LIMIT:]} == {429}
     assert "Too many invalid credentials" in answers[-1].text

@@ -430,8 +430,8 @@ def test_a16_a_check_that_its_caller_gave_up_on_is_voided_or_swept(
                 wait_for("the reservation", lambda: bool(store.balances()))
                 call.cancel()
                 if asked == "Decide":  # its loop is free: what comes after on the same connection is answered after it is heard
-                    alive: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{health.SERVICE}/Check")
-                    alive(b"", timeout=10)
+                    after: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{health.SERVICE}/Check")
+                    after(b"", timeout=10)
             gone.set()
             wait_for("the decision", lambda: bool(slow.reservations))
             (voided,) = slow.reservations

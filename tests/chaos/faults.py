@@ -93,9 +93,9 @@ def kill_sidecars(fleet: Fleet, seconds: float) -> str:
         pause(chance.uniform(0.05, 0.3))
         victim.kill()
         victim.start()
+        fleet.wait_until_healthy()
         times += 1
-    fleet.wait_until_healthy()
-    return f"{times} × kill -9 of a sidecar"
+    return f"{times} × kill -9 of one of {len(fleet.sidecars)} sidecars"
 
 
 @fault("all sidecars killed")

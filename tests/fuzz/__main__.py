@@ -123,11 +123,11 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.targets) - set(TARGETS):
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
-    totals: dict[str, int] = json.loads(TOTALS.read_text()) if TOTALS.exists() else {}
-    crashed = False
+    crashed, totals = False, dict[str, int]()
     print(f"{'target':<18}{'executions':>12}{'seconds':>9}{'per s':>8}{'edges':>7}{'in all':>13}  crashes")
     for target in given.targets or TARGETS:
         result = fuzz(target, given.runs, given.seconds)
+        totals = json.loads(TOTALS.read_text()) if TOTALS.exists() else {}  # anew: another run may go on beside this one
         totals[target] = totals.get(target, 0) + result.executions
         TOTALS.write_text(json.dumps(totals))
         crashed = crashed or bool(result.crashes)
