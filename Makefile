@@ -54,6 +54,13 @@ types: $(STAMP)  ## mypy, strict
 
 check: lint types test  ## what CI runs
 
+attacks: $(STAMP)  ## renew the table of docs/security.md: which test holds which promise
+	$(BIN)/python -m tests.tools.attack_table
+
+FUZZ_SECONDS ?= 300
+fuzz: $(STAMP)  ## fuzz each target for FUZZ_SECONDS, or FUZZ_RUNS inputs; FUZZ_TARGETS names some; what is found stays in run/fuzz
+	$(BIN)/python -m tests.fuzz $(FUZZ_TARGETS) --seconds $(FUZZ_SECONDS) $(if $(FUZZ_RUNS),--runs $(FUZZ_RUNS))
+
 reloads: $(STAMP)  ## 1,000 reloads while 200 decisions a second are made: none fails, none mixes two bundles, none leaks
 	$(BIN)/python -m tests.bundle.reloads --reloads 1000
 

@@ -85,7 +85,7 @@ def weighed(ask: Ask, work: Work | None, model: ModelSpec, known: Estimate | Non
         price = estimate.batch_price(model)
         bound = estimate.of_work(work, price)
         line = Ask(_ENDPOINTS[work.url], work.action, ask.models, service_tier=BATCH, tools=work.tools)
-        return Weighed(bound, price, work, (Question(line, estimate.largest_of(work, price), 1), Question(ask, bound)))
+        return Weighed(bound, price, work, (Question(line, estimate.largest_of(work, price)), Question(ask, bound)))
     bound = known or estimate.FREE
     looks = ask.endpoint.startswith(("files.", "batches.")) and ask.endpoint not in (UPLOAD, CREATE)
     return Weighed(bound, None if looks else estimate.batch_price(model), None, (Question(ask, bound),))

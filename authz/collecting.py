@@ -99,10 +99,11 @@ class Collector:
         self._belongings, self._settler, self._read, self._key = belongings, settler, read, key
         self._clock, self._every_ns = clock, every_ns
 
-    def collect(self) -> int:
-        """One round; answers how many batches have ended."""
-        now_ns, ended = self._clock(), 0
-        for batch in self._belongings.due_batches(now_ns, now_ns + self._every_ns, _AT_ONCE):
+    def collect(self) -> bool:
+        """One round; answers whether there may be more that are due."""
+        now_ns = self._clock()
+        due = self._belongings.due_batches(now_ns, now_ns + self._every_ns, _AT_ONCE)
+        for batch in due:
             if now_ns - batch.made_ns > GIVE_UP_NS:
                 self._belongings.batch_ended(batch.id)
                 continue
@@ -117,8 +118,7 @@ class Collector:
             if found is not None:
                 self._settler.settle_batch(batch.reservation, found.usage, found.answered)
                 self._belongings.batch_ended(batch.id)
-                ended += 1
-        return ended
+        return len(due) == _AT_ONCE
 
     def _look(self, batch: Belonging, key: Secret) -> Found | None:
         """None while it runs. Its outputs are the team's from here on, whoever asks for them first."""
@@ -192,19 +192,30 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield bytes(rest)
 
 
-def reader(base: str) -> Read:
-    """Asks the upstream at `base`, such as `https://api.groq.com/openai/v1`: no redirect followed, bounded in time."""
+class Reader:
+    """Asks the upstream at `base`, such as `https://api.groq.com/openai/v1`: no redirect followed, bounded in time.
 
-    def read(path: str, key: Secret) -> Iterator[bytes]:
-        if not is_safe(base):
+    For one thread, and closed by whoever made it.
+    """
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+        self._client: httpx.Client | None = None
+
+    def __call__(self, path: str, key: Secret) -> Iterator[bytes]:
+        if not is_safe(self._base):
             raise Unreadable("not an https address: the upstream key would travel in the clear")
+        if self._client is None:  # who never makes a batch never reads all the authorities there are
+            self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=False)
         headers = {"authorization": f"Bearer {key.reveal()}"}
         try:
-            with httpx.stream("GET", base + path, timeout=TIMEOUT_S, follow_redirects=False, headers=headers) as answer:
+            with self._client.stream("GET", self._base + path, headers=headers) as answer:
                 if answer.status_code != httpx.codes.OK:
                     raise Unreadable(f"status {answer.status_code}")
                 yield from answer.iter_bytes()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise Unreadable(type(error).__name__) from None
 
-    return read
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()

@@ -18,7 +18,7 @@ from authz.alerts import Deliverer, Format, Webhook, WebhookError
 from authz.bundle import Bundle, BundleSource
 from authz.bundle.watch import Watcher
 from authz.clock import Clock, system_clock
-from authz.collecting import Collector, reader
+from authz.collecting import Collector, Reader
 from authz.errors import ConfigError, StoreUnavailable
 from authz.fallback import Fallback
 from authz.identity.authentication import Authenticator
@@ -62,6 +62,26 @@ _JWKS_S: Final = 1.0
 _UNAUTHORIZED: Final = 401
 _LATE: Final = 100_000
 _log = logging.getLogger(__name__)
+
+
+class _Ids:
+    """Ids of 128 random bits, drawn from the system 64 at a time: a decision needs two, and a system call for each would let go
+    of the interpreter's lock. A forked child draws its own."""
+
+    def __init__(self) -> None:
+        self._ready: deque[str] = deque()
+        os.register_at_fork(after_in_child=self._ready.clear)
+
+    def __call__(self) -> str:
+        while True:
+            try:
+                return self._ready.pop()
+            except IndexError:
+                drawn = os.urandom(64 * 16).hex()
+                self._ready.extend(drawn[at : at + 32] for at in range(0, len(drawn), 32))
+
+
+new_id: Final = _Ids()
 
 
 class Engine:
@@ -127,7 +147,7 @@ class Engine:
                 self.authenticator,
                 self.fallback,
                 clock=clock,
-                new_id=lambda: os.urandom(16).hex(),
+                new_id=new_id,
                 record=self.watched.record,
                 metrics=metrics,
                 ttl_ns=settings.reservation_ttl_s * 1_000_000_000,
@@ -147,10 +167,12 @@ class Engine:
                 unknown=metrics.unknown_reservation,
             )
             scheme = "https" if self.upstream.tls else "http"
-            self._collector = Collector(
+            reader = Reader(f"{scheme}://{self.upstream.host}:{self.upstream.port}{PREFIX}")
+            stack.callback(reader.close)
+            self.collector = Collector(
                 self.store,
                 self.settler,
-                read=reader(f"{scheme}://{self.upstream.host}:{self.upstream.port}{PREFIX}"),
+                read=reader,
                 key=self._secret,
                 clock=clock,
                 every_ns=self.upstream.batch_poll_s * 1_000_000_000,
@@ -301,7 +323,8 @@ class Engine:
         """Beside the other background work: an upstream that is slow to answer holds nothing up."""
         while not self._closing.wait(BATCHES_S):
             try:
-                self._collector.collect()
+                while self.collector.collect() and not self._closing.is_set():
+                    continue
             except StoreUnavailable as error:
                 _log.error("batches cannot be settled", extra={"error": str(error)})
 

@@ -191,7 +191,9 @@ class Pdp:
 
         # 5 policy: may they
         self._enter(trace, _POLICY)
-        look = cache(lambda: self._store.look(charges, trace.started_ns))
+        look: Callable[[], tuple[QuotaState, ...]] = partial(self._store.look, charges, trace.started_ns)
+        if len(weighed.questions) > 1:
+            look = cache(look)
         for asked in weighed.questions:
             named = names_of(asked.ask, model)
             trace.verdict = verdict = self._judged(trace, principal, asked.ask, asked.ask.action, named, asked.estimate, look)

@@ -1,7 +1,7 @@
 """Which bundles were in force, in the audit chain: with them roles, teams and rules change.
 
-Whoever changed the folder is not known here; their own review knows. What is on record is when this organisation went from
-which bundle to which, and what of people and keys differs between the two where this process has had both.
+Whoever changed the folder by hand is not known here; their own review knows. (`authz publish` puts on record who it was.) Told
+is when this organisation went from which bundle to which, and what of people and keys differs where both are known.
 """
 
 from __future__ import annotations
@@ -41,17 +41,9 @@ class Published:
         last = self._last()
         if last == bundle.digest:
             return None  # another process was here first, or this one has only been started again
-        was, now = changes(before.directory, bundle.directory) if before is not None and before.digest == last else ({}, {})
-        return (), audit.Act(
-            at=shown(self._clock()),
-            who="",
-            login=self._login,
-            what=WHAT,
-            subject=str(bundle.directory.organisation),
-            why="the bundle in the folder has changed" if last else "the first bundle of this store",
-            before={"bundle": last, **was} if last else {},
-            after={"bundle": bundle.digest, **now},
-        )
+        why = "the bundle in the folder has changed" if last else "the first bundle of this store"
+        known = before if before is not None and before.digest == last else None
+        return (), act(known, bundle, last, at_ns=self._clock(), who="", login=self._login, why=why)
 
     def _last(self) -> str:
         """The digest that was put on record last; empty where none was, or too long ago to look for."""
@@ -60,3 +52,18 @@ class Published:
             if entry.what == WHAT:
                 return str(entry.after["bundle"])
         return ""
+
+
+def act(before: Bundle | None, after: Bundle, was: str, *, at_ns: int, who: str, login: str, why: str) -> audit.Act:
+    """before  where it is known, for what differs of people and keys · was: its digest, empty for the first of all"""
+    past, now = changes(before.directory, after.directory) if before is not None else ({}, {})
+    return audit.Act(
+        at=shown(at_ns),
+        who=who,
+        login=login,
+        what=WHAT,
+        subject=str(after.directory.organisation),
+        why=why,
+        before={"bundle": was, **past} if was else {},
+        after={"bundle": after.digest, **now},
+    )

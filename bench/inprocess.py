@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from time import thread_time_ns
 from typing import Final
 
 import cedarpy
@@ -45,12 +46,8 @@ def raw_cedar(of: World) -> Works:
 
 def decision_and_cedar(rounds: int, times: int) -> list[Figure]:
     with world() as one:
-        works: Works = {
-            "decision": one.decide,
-            "chunk": partial(one.decide_many, CHUNK),
-            **raw_cedar(one),
-        }
-        found = in_turns(works, rounds=rounds, times=times, between=one.engine.store.checkpoint)
+        works: Works = {"decision": one.decide, "chunk": partial(one.decide_many, CHUNK), **raw_cedar(one)}
+        found = in_turns(works, rounds=rounds, times=times, clock=thread_time_ns, between=one.engine.store.checkpoint)
     found[IN_CHUNK] = [each / CHUNK for each in found.pop("chunk")]
     parts = microseconds(found)
     return [
@@ -83,11 +80,8 @@ def keys(rounds: int, times: int, *, few: int = 100, many: int = 100_000) -> Fig
     """Each decision is asked for with another secret."""
     with world() as small, world() as large:
         some, lots = cycle(small.issue(few)), cycle(large.issue(many))
-        works: Works = {
-            "small": lambda: small.decide(next(some)),
-            "large": lambda: large.decide(next(lots)),
-        }
-        found = in_turns(works, rounds=rounds, times=times, between=lambda: _checkpoint(small, large))
+        works: Works = {"small": lambda: small.decide(next(some)), "large": lambda: large.decide(next(lots))}
+        found = in_turns(works, rounds=rounds, times=times, clock=thread_time_ns, between=lambda: _checkpoint(small, large))
     what = f"decision at {many:,} keys ÷ at {few}, another key each time"
     return Figure("P5", what, ratios(found, "large", "small"), 1.2, AT_MOST, microseconds(found))
 
@@ -101,11 +95,7 @@ def redis(rounds: int, times: int) -> list[Figure]:
         one = stack.enter_context(world(store=server.uri))
         sha = str(client.script_load("return 1"))
         chunk = partial(one.decide_many, CHUNK)
-        works: Works = {
-            "decision": one.decide,
-            "chunk": chunk,
-            "EVALSHA": partial(client.evalsha, sha, 0),
-        }
+        works: Works = {"decision": one.decide, "chunk": chunk, "EVALSHA": partial(client.evalsha, sha, 0)}
         found = in_turns(works, rounds=rounds, times=times)
     found[IN_CHUNK] = [each / CHUNK for each in found.pop("chunk")]
     parts = microseconds(found)
@@ -120,7 +110,7 @@ def redis(rounds: int, times: int) -> list[Figure]:
 
 def _small_and_large(small: World, large: World, rounds: int, times: int) -> dict[str, list[float]]:
     works = {"small": small.decide, "large": large.decide}
-    return in_turns(works, rounds=rounds, times=times, between=lambda: _checkpoint(small, large))
+    return in_turns(works, rounds=rounds, times=times, clock=thread_time_ns, between=lambda: _checkpoint(small, large))
 
 
 def _checkpoint(*worlds: World) -> None:

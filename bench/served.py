@@ -51,8 +51,8 @@ class Place:
             world = World(folder, engine)
             self.check, self.body, self.secret = as_check(world.request()), world.body, world.secret
             each = keys // max(1, teams)
-            secrets = [secret for at in range(teams if keys else 0) for secret in world.issue(each, f"bulk-{at}")[:1]]
-            self.checks = [as_check(world.request(secret)) for secret in secrets]
+            secrets = world.issue(each, *(f"bulk-{at}" for at in range(teams))) if each else []
+            self.checks = [as_check(world.request(secret)) for secret in secrets[:: each or 1]]
 
     def serve(self, name: str = "s") -> tuple[str, int]:
         """A sidecar of its own process: the socket for Check, and its pid."""
@@ -71,12 +71,13 @@ class Place:
         denied = log.read_bytes().count(b'"effect":"deny"')
         return {REFUSED: f"{denied:,}"} if denied else {}
 
-    def floor(self) -> str:
+    def floor(self) -> tuple[str, int]:
+        """The same of an empty handler."""
         path = self.folder / "floor.sock"
         process = start(self._stack, [sys.executable, "-m", "bench.floor", str(path)])
         wait_for("the floor", lambda: listens(str(path)) or process.poll() is not None, _START_S)
         ask(path, self.check)
-        return str(path)
+        return str(path), process.pid
 
 
 @contextmanager
@@ -115,8 +116,8 @@ def as_check(request: Request) -> bytes:
 def ask(path: Path | str, check: bytes) -> None:
     """Raises `AssertionError` unless it is allowed: h2load itself looks at no answer."""
     with grpc.insecure_channel(f"unix:{path}") as channel:
-        asked: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(CHECK)
-        found = check_pb2.CheckResponse.FromString(asked(check, timeout=10))
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(CHECK)
+        found = check_pb2.CheckResponse.FromString(call(check, timeout=10))
     if found.status.code or not found.HasField("ok_response"):
         raise AssertionError(f"expected an allow, found {found}")
 
@@ -125,18 +126,22 @@ def throughput_and_memory(rounds: int, requests: int) -> list[Figure]:
     """P2 and P9, of one sidecar with 1,000 policies and 10,000 keys."""
     with place(teams=TEAMS, keys=KEYS) as one:
         sidecar, pid = one.serve()
-        empty = one.floor()
+        empty, empty_pid = one.floor()
         for path in (sidecar, empty):
             run(Run(path, one.check, requests, 8))
         figures = []
         for in_flight, bound in IN_FLIGHT.items():
             found: list[tuple[float, float]] = []
-            how_many, cpu_s = round(requests * _RUN[in_flight]), _cpu_s(pid)
+            how_many, cpu_s = round(requests * _RUN[in_flight]), (_cpu_s(pid), _cpu_s(empty_pid))
             for _ in range(rounds):
                 (over,) = run(Run(sidecar, one.check, how_many, in_flight))
                 (under,) = run(Run(empty, one.check, how_many, in_flight))
                 found.append((over.rate, under.rate))
-            cpu = {"CPU of a decision": f"{(_cpu_s(pid) - cpu_s) / rounds / how_many * 1e6:.0f} µs"}
+            each_us = 1e6 / rounds / how_many
+            cpu = {
+                "CPU of a decision": f"{(_cpu_s(pid) - cpu_s[0]) * each_us:.0f} µs",
+                "CPU of an empty one": f"{(_cpu_s(empty_pid) - cpu_s[1]) * each_us:.0f} µs",
+            }
             figures.append(
                 Figure(
                     f"P2 at {in_flight}",
@@ -202,7 +207,7 @@ def through_envoy(rounds: int, requests: int) -> Figure:
         one = stack.enter_context(place(more=more))
         sidecar, _ = one.serve()
         urls = {}
-        sockets = {"authz": (sidecar, sidecar.replace(".check", "")), "floor": (one.floor(),) * 2}
+        sockets = {"authz": (sidecar, sidecar.replace(".check", "")), "floor": (one.floor()[0],) * 2}
         for name, (check, other) in sockets.items():
             admin = one.folder / f"{name}.admin"
             bootstrap = _bootstrap(one.config, str(admin), check, other)

@@ -74,19 +74,23 @@ class World:
         self.folder, self.engine = folder, engine
         self._random, self._numbers = random.Random(7), count()  # noqa: S311  # secrets of a folder that is thrown away
         self.secret = self.issue(1)[0]
-        content = "the quick brown fox jumps over the lazy dog. " * (PROMPT_BYTES // 45)
+        content = "Note: the quick brown fox jumps over the lazy dog.\n" * (PROMPT_BYTES // 51)
         system = {"role": "system", "content": content[: PROMPT_BYTES // 4]}
         fields = {"model": MODEL, "messages": [system, {"role": "user", "content": content}], "max_tokens": 256}
         self.body = json.dumps({**fields, "temperature": 0.3, "stream": True}).encode()
         self._own_headers = self._headers(self.secret)
 
-    def issue(self, how_many: int, key: str = KEY) -> list[str]:
-        """So many secrets of a key."""
-        made = [mint(self._random.choice) for _ in range(how_many)]
+    def issue(self, how_many: int, *keys: str) -> list[str]:
+        """So many secrets of each of the keys, or of the one that is measured: those of the first one first."""
         now_ns = self.engine.clock()
-        put(self.engine.store, *(IssuedKey(digest(secret), key, now_ns) for secret in made))
+        rows: dict[str, IssuedKey] = {}
+        for key in keys or (KEY,):
+            for _ in range(how_many):
+                secret = mint(self._random.choice)
+                rows[secret] = IssuedKey(digest(secret), key, now_ns)
+        put(self.engine.store, *rows.values())
         self.engine.tick()
-        return made
+        return list(rows)
 
     def request(self, secret: str = "") -> Request:
         """The next one: what Envoy hands over of a chat, with a request id of its own."""

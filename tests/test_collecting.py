@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from authz.collecting import GIVE_UP_NS, Collector, Found, Unreadable, added, reader
+from authz.collecting import GIVE_UP_NS, Collector, Found, Reader, Unreadable, added
 from authz.model import Secret, Usage, Work
 from authz.quota.belongings import Belonging
 from authz.store import Store, open_store
@@ -71,8 +73,11 @@ class Place:
         )
 
     def collect(self, after_s: int = 0) -> int:
+        """How many have ended."""
         self.now_ns += after_s * NS
-        return self.collector.collect()
+        before = len(self.settler.settled)
+        self.collector.collect()
+        return len(self.settler.settled) - before
 
 
 def said(status: str, output: str | None = None, **more: Any) -> dict[str, Any]:
@@ -143,6 +148,15 @@ def test_after_a_week_and_a_day_nobody_asks_any_more() -> None:
     assert (upstream.asked, place.settler.settled) == ([], [])
 
 
+def test_many_are_due_at_once_and_none_is_forgotten() -> None:
+    place = Place(Upstream(**{f"batches__b{number}": said("failed", id=f"b{number}") for number in range(45)}))
+    place.store.batch_ended(BATCH.id)
+    for number in range(45):
+        place.store.keep(structs.replace(BATCH, id=f"b{number}", reservation=f"r{number}"))
+    assert [place.collector.collect() for _ in range(4)] == [True, True, False, False]
+    assert sorted(name for name, _, _ in place.settler.settled) == sorted(f"r{number}" for number in range(45))
+
+
 def test_without_a_key_it_waits() -> None:
     upstream = Upstream(batches__batch_1=said("failed"))
     place = Place(upstream)
@@ -165,15 +179,15 @@ def test_lines_that_were_not_answered_cost_nothing() -> None:
 
 
 def test_the_upstream_is_asked_with_its_own_key_and_nobody_in_the_clear() -> None:
-    with StandIn(KEY) as groq:
-        read = reader(f"{groq.url}/openai/v1")
+    with StandIn(KEY) as groq, closing(Reader(f"{groq.url}/openai/v1")) as read:
         assert b'"object"' in b"".join(read("/models", Secret(KEY)))
         assert groq.received()[-1].header("authorization") == (f"Bearer {KEY}",)
         with pytest.raises(Unreadable, match="status 404"):
             next(read("/batches/b", Secret(KEY)))
         with pytest.raises(Unreadable, match="status 401"):
             next(read("/models", Secret("gsk_other")))
-    with pytest.raises(Unreadable, match="ConnectError"):
-        next(read("/models", Secret(KEY)))
+        groq.stop()
+        with pytest.raises(Unreadable, match=r"ConnectError|RemoteProtocolError"):
+            next(read("/models", Secret(KEY)))
     with pytest.raises(Unreadable, match="in the clear"):
-        next(reader("http://192.0.2.1/openai/v1")("/models", Secret(KEY)))
+        next(Reader("http://192.0.2.1/openai/v1")("/models", Secret(KEY)))

@@ -66,7 +66,7 @@ class BundleSource:
                     self.status = Status(digest, self.status.since_ns)
                     return False
                 bundle = self._load(self._folder)
-                _refuse_lost_forbids(self._folder, self.current, bundle)
+                refuse_lost_forbids(self._folder, self.current, bundle)
             except ConfigError as error:
                 self._refuse(str(error))
                 return False
@@ -90,8 +90,11 @@ def forbids(bundle: Bundle) -> frozenset[str]:
     return frozenset(policy.id for policy in bundle.policies if policy.effect is Effect.FORBID and policy.mode is Mode.ENFORCE)
 
 
-def _refuse_lost_forbids(folder: Path, before: Bundle, after: Bundle) -> None:
-    """A forbid that is missing is a file that is missing until somebody says otherwise: without it everything still loads."""
+def refuse_lost_forbids(folder: Path, before: Bundle, after: Bundle) -> None:
+    """A forbid that is missing is a file that is missing until somebody says otherwise: without it everything still loads.
+
+    Raises `ConfigError`.
+    """
     lost = sorted(forbids(before) - forbids(after) - after.retired)
     if lost:
         names = ", ".join(f"`{name}`" for name in lost)

@@ -18,6 +18,7 @@ from authz.cli.health import health
 from authz.cli.keys import keys
 from authz.cli.matrix import matrix
 from authz.cli.prices import prices
+from authz.cli.publish import publish
 from authz.cli.replay import replay
 from authz.cli.review import review
 from authz.cli.schema import schema
@@ -53,6 +54,7 @@ for command in (
     diff,
     matrix,
     review,
+    publish,
 ):
     cli.add_command(command)
 

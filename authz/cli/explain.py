@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from authz.cli import options, show
+from authz.cli import acting, options, show
 
 if TYPE_CHECKING:
     from authz.bundle import Bundle
     from authz.model import Asked
     from authz.review.explain import Explanation
+    from authz.settings import Settings
 
 _HERE: Final = Path("authz.yaml")
 
@@ -37,12 +38,13 @@ _HERE: Final = Path("authz.yaml")
 @click.option("--at", help="When, as ISO 8601 with an offset; now by default.")
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A file of decision records.")
 @click.option("--id", "decision_id", help="The decision in it, by the beginning of its id.")
+@acting.as_user
 @options.as_json
-def explain(folder: Path | None, config: Path | None, as_json: bool, **request: object) -> None:
+def explain(folder: Path | None, config: Path | None, user: str | None, as_json: bool, **request: object) -> None:
     """Say why a request is allowed or denied: by which policies, how much of each quota is left, what would be allowed instead.
 
-    The request is described by options, or is a recorded decision (`--record FILE --id ID`). Nothing is charged. Exit 1 where
-    the answer is a denial.
+    The request is described by options, or is a recorded decision (`--record FILE --id ID`). Nothing is charged. With settings
+    it also shows what has been used, to whom the policies permit `usage.read`. Exit 1 where the answer is a denial.
     """
     from authz.review import gate
     from authz.review.explain import Explainer
@@ -56,6 +58,8 @@ def explain(folder: Path | None, config: Path | None, as_json: bool, **request: 
     settings = read_settings(config or _HERE) if folder is None else None
     bundle = gate.load(Path(settings.bundle) if settings is not None else folder or Path())
     asked = _asked(bundle, request)
+    if settings is not None:
+        _require(settings, bundle, user, asked)
     store = open_store(settings.store) if settings is not None else None
     try:
         explanation = Explainer(bundle, store).explain(asked)
@@ -67,6 +71,15 @@ def explain(folder: Path | None, config: Path | None, as_json: bool, **request: 
     else:
         _print(explanation)
     show.leave(findings=explanation.effect == "deny")
+
+
+def _require(settings: Settings, bundle: Bundle, user: str | None, asked: Asked) -> None:
+    """Raises `NotPermitted` where they may not read what the principal has used."""
+    from authz.administration import READ, of_whom
+
+    administrator, principal = acting.administrator(settings, bundle, user, time.time_ns()), asked.principal
+    whose = of_whom(bundle, principal.uid.id if principal.uid.type == "Key" else "", principal.team.id)
+    administrator.require(READ, whose)
 
 
 def _asked(bundle: Bundle, request: dict[str, object]) -> Asked:

@@ -36,6 +36,9 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
     from authz.settings import of_worker, read_settings
     from authz.telemetry import logs
 
+    # The loop gives the interpreter's lock away at each call of the kernel, and a thread beside it (records, say) then keeps it
+    # for this long: with Python's own 5 ms a decision would wait for a multiple of what it takes.
+    sys.setswitchinterval(_SWITCH_S)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what is in this memory are secrets
     logs.configure(log_level.upper())
     settings = read_settings(config)
@@ -57,8 +60,9 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
     ):
         gc.collect()
         gc.freeze()  # the bundle and the keys stay: a collection that looked through them would hold decisions up
-        asyncio.run(server.run(engine, settings.listen, supervised=worker is not None))
+        asyncio.run(server.run(engine, settings.listen, alone=settings.replicas == 1, supervised=worker is not None))
 
 
+_SWITCH_S = 0.0005
 _SPARE_S = 10.0
 """For a worker to close its store and its telemetry, after its drain and its grace."""

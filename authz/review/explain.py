@@ -132,8 +132,11 @@ class Explainer:
         with Bench(self._bundle) as bench:
             charges = bench.charges(asked)
             states = self._ledger.look(charges, asked.now_ns) if self._ledger is not None else ()
-            for charge, state in zip(charges, states, strict=False):
-                bench.fill(asked, charge, max(0, state.used - (state.limit - charge.limit)))  # a limit that was raised by hand
+            standing = {charge.counter: (charge, state) for charge, state in zip(charges, states, strict=False)}
+            for charge, state in standing.values():  # two quotas over one counter are one
+                if by_hand := state.limit - charge.limit:
+                    bench.store.raise_limit(charge.counter, charge, by_hand, "", "", asked.now_ns)
+                bench.fill(asked, charge, state.used)
             states = states or bench.store.look(charges, asked.now_ns)
             return bench.decide(asked).record, states
 

@@ -5,8 +5,9 @@ done again on a ledger of the candidate's own, at the time of the record, so tha
 budget that is lowered refuses from the request on at which it would have been reached. A counter that the candidate shares with
 the bundle of the records begins with what it held when it first appears in them.
 
-What had been denied has no settlement: where the candidate allows it, it is taken to use what was expected of it. A repeated
-prompt, a longer answer, a client that would have stopped: of these a replay knows nothing.
+A budget has the candidate's limit: what somebody raised it by for that period is not part of a bundle. What had been denied
+has no settlement: where the candidate allows it, it is taken to use what was expected of it. A repeated prompt, a longer
+answer, a client that would have stopped: of these a replay knows nothing.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ _QUEUE: Final = 10_000
 _BATCH: Final = 64
 """Records that a sink gets at a time: what it does with them it does under the interpreter's one lock, and decisions wait."""
 
-_GATHER_S: Final = 0.02
+_GATHER_S: Final = 0.002
 """How long records gather. A thread that woke up for each of them would take the lock from the decision it belongs to."""
 
 _CLOSE_S: Final = 5.0

@@ -72,8 +72,7 @@ class Heads:
             return found
         try:
             fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
-        except (HPACKError, IndexError) as error:
-            # An index that runs over the end of the block surfaces as the list's own error.
+        except HPACKError as error:
             raise ConnectionFault(Code.COMPRESSION_ERROR, f"a header block cannot be decoded: {type(error).__name__}") from None
         head = _read(fields, self._head_bytes)
         # INVARIANT: with a table of no size before and after it, a block means the same on every connection.

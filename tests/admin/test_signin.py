@@ -84,6 +84,21 @@ def test_a_name_that_leads_here_is_not_ours(house: House) -> None:
     assert answer.status_code == 200
 
 
+def test_what_another_site_asks_for_by_itself_is_refused_and_a_link_is_not(house: House) -> None:
+    """On one machine every port is the same site, so the cookie comes along."""
+    browser = house.signed_in("dev")
+    navigation = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    image = {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+    frame = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}
+    for site in ("same-site", "cross-site"):
+        assert browser.client.get("/keys", headers={"sec-fetch-site": site} | navigation).status_code == 200
+        for asked in (image, frame, {}):
+            assert browser.client.get("/keys", headers={"sec-fetch-site": site} | asked).status_code == 403
+        assert browser.client.post("/signout", headers={"sec-fetch-site": site} | navigation).status_code == 403
+    for site in ("same-origin", "none"):
+        assert browser.client.get("/keys", headers={"sec-fetch-site": site} | image).status_code == 200
+
+
 def test_a_form_needs_the_sessions_token_and_our_origin(house: House) -> None:
     browser = house.signed_in("dev")
     csrf, other = browser.csrf(), house.signed_in("olivia").csrf()
@@ -120,7 +135,8 @@ def test_a_credential_in_the_header_goes_before_the_cookie_and_needs_no_token(ho
 
 
 def test_trying_is_limited_and_what_is_right_still_passes(house: House) -> None:
-    answers = [house.browser().post("/signin", credential=f"wrong-{number}") for number in range(LIMIT + 5)]
+    browser = house.browser()
+    answers = [browser.post("/signin", credential=f"wrong-{number}") for number in range(LIMIT + 5)]
     assert [answer.status_code for answer in answers[:LIMIT]] == [401] * LIMIT
     assert {answer.status_code for answer in answers[LIMIT:]} == {429}
     assert "Too many invalid credentials" in answers[-1].text

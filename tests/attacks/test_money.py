@@ -332,7 +332,7 @@ def test_a77_a_denial_charges_nothing(door: Door) -> None:
         "model_not_priced": partial(door.ask, service_tier="performance"),
         "model_decommissioned": partial(door.ask, model="gemma2-9b-it"),
         "invalid_request_error": partial(door.ask, n=2),
-        "unknown_url": partial(door.post, b"{}", path="/openai/v1/batches"),
+        "unknown_url": partial(door.post, b"{}", path="/openai/v1/fine_tuning/jobs"),
         "unsupported_media_type": partial(door.post, b"{}", content_type="text/plain"),
         "request_too_large": partial(door.post, b"x" * 1_100_000),
     }

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from authz.administration import NotPermitted
 from authz.cli import cli
 from authz.errors import ConfigError
 from tests.bundle.folders import REFERENCE, copy, edit
@@ -90,6 +91,10 @@ def test_an_explanation_looks_at_the_live_quotas(tmp_path: Path) -> None:
     found = document("explain", *config, "--model", "llama-3.1-8b-instant")
     used = {quota["state"]["quota"]: quota["state"]["used"] for quota in found["quotas"]}
     assert used["batch-processor-requests"] == 7
+    assert document("explain", *config, "--model", "llama-3.1-8b-instant", "--as", "ana") == found
+    refused = run("explain", *config, "--model", "llama-3.1-8b-instant", "--as", "dev").exception
+    assert isinstance(refused, NotPermitted)
+    assert str(refused) == 'User::"dev" may not `usage.read` on Key::"batch-processor"'
 
 
 def test_a_quota_on_trial_is_shown_as_one(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from demo.answers import Behaviour, Usage
 from demo.stack import wait_for
 from demo.standin import Received
 from tests.e2e.conftest import Client
-from tests.e2e.media import CHAT, COST, EMBEDDER, ENGLISH, PREFIX, WHISPER, with_media
+from tests.e2e.media import CHAT, COST, EMBEDDER, ENGLISH, PREFIX, WHISPER, tokens, with_batches
 from tests.inference.sounds import wav
 
 pytestmark = pytest.mark.xdist_group("e2e-mixed")
@@ -45,15 +45,46 @@ def one(http: httpx.Client, chance: random.Random) -> int:
         lambda: http.get("/models"),
         lambda: http.post("/chat/completions", json=chat | {"model": "nothing"}),
         lambda: http.post("/batches", json={"input_file_id": "f"}),
+        lambda: batch(http, [text[:100]] * chance.randrange(1, 4)),
     ]
     return chance.choice(kinds)().status_code
 
 
-def counted(received: list[Received]) -> Counter[tuple[str, str]]:
+def batch(http: httpx.Client, texts: list[str]) -> httpx.Response:
+    """A batch of these texts, as soon as its file is known; or the answer that ended it."""
+    lines = [
+        {
+            "custom_id": str(number),
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": CHAT, "messages": [{"role": "user", "content": text}], "max_tokens": 30},
+        }
+        for number, text in enumerate(texts)
+    ]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    uploaded = http.post("/files", files={"file": ("b.jsonl", content)}, data={"purpose": "batch"})
+    if uploaded.status_code != 200:
+        return uploaded
+    body = {"input_file_id": uploaded.json()["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    made: list[httpx.Response] = []
+
+    def known() -> bool:
+        made.append(http.post("/batches", json=body))
+        return made[-1].status_code != 409
+
+    wait_for("the file to be known", known)
+    return made[-1]
+
+
+def counted(received: list[Received], batches: list[list[Usage]]) -> Counter[tuple[str, str]]:
     """Of every answer: requests, tokens and nano-dollars by model, worked out from what the stand-in reported."""
     found: Counter[tuple[str, str]] = Counter()
     for request in received:
         used = request.usage
+        if request.path.startswith((f"{PREFIX}/files", f"{PREFIX}/batches")):
+            through_envoy = bool(request.header("x-request-id"))  # and not the collector's own
+            found[CHAT, "requests"] += request.status == 200 and through_envoy
+            continue
         if request.status != 200 or used is None:
             continue
         model = WHISPER if "/audio/tr" in request.path else json.loads(request.body)["model"]
@@ -62,11 +93,21 @@ def counted(received: list[Received]) -> Counter[tuple[str, str]]:
         found[model, "cached"] += used.cached_tokens
         found[model, "output"] += used.completion_tokens
         found[model, "nanousd"] += COST[model](used)
+    for lines in batches:
+        whole = Usage(
+            sum(used.prompt_tokens for used in lines),
+            sum(used.completion_tokens for used in lines),
+            sum(used.cached_tokens for used in lines),
+        )
+        found[CHAT, "input"] += whole.prompt_tokens
+        found[CHAT, "cached"] += whole.cached_tokens
+        found[CHAT, "output"] += whole.completion_tokens
+        found[CHAT, "nanousd"] += tokens(37_500, 150_000, 18_750)(whole)
     return found
 
 
 def test_the_settled_totals_are_the_stand_ins_own(make_client: Callable[..., Client]) -> None:
-    client = make_client(with_media)
+    client = make_client(with_batches, keys="key_env: GROQ_API_KEY, batch_poll_s: 1")
     client.issue("media")
     groq = client.stack.groq
     with httpx.Client(base_url=client.stack.url + PREFIX, headers=_only_key(client), timeout=30) as http:
@@ -87,10 +128,11 @@ def test_the_settled_totals_are_the_stand_ins_own(make_client: Callable[..., Cli
     assert statuses[200] > REQUESTS // 2
     assert statuses[404] > 0 < statuses[429] + statuses[500]
 
-    expected = counted(groq.received())
     store = open_store(client.stack.settings.store)
     try:
-        wait_for("nothing pending", lambda: not any(row.pending_nanousd for row in store.usage("2000-01-01", "2999-12-31")))
+        days = "2000-01-01", "2999-12-31"
+        wait_for("nothing pending", lambda: not any(row.pending_requests for row in store.usage(*days)), 90)
+        expected = counted(groq.received(), list(groq.desk.used.values()))
         found: Counter[tuple[str, str]] = Counter()
         for row in store.usage("2000-01-01", "2999-12-31"):
             found[row.model, "requests"] += row.requests
@@ -103,6 +145,7 @@ def test_the_settled_totals_are_the_stand_ins_own(make_client: Callable[..., Cli
     assert +found == +expected
     assert {model for model, _ in expected} == COST.keys()
     assert sum(expected[model, "cached"] for model in COST) > 0
+    assert len(groq.desk.used) > REQUESTS // 30
 
 
 def _only_key(client: Client) -> dict[str, str]:

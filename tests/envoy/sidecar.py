@@ -1,12 +1,17 @@
-"""A sidecar for tests: a gRPC server on a Unix socket that asks a function and keeps what Envoy reports."""
+"""A sidecar for tests: it asks a function for its decisions and keeps what Envoy reports. Check is on our own transport, or on
+grpcio where AUTHZ_TRANSPORT says so."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,6 +26,7 @@ from authz.envoy.check import decode_check
 from authz.errors import Refused
 from authz.model import Allow, Decision, DecisionRecord, Deny, Receipt, Request, Secret
 from authz.reasons import SPEC, Reason
+from authz.transport import UNKNOWN, Call, Listener
 
 UPSTREAM_KEY: Final = "gsk_upstream_made_up"
 CLIENT_KEY: Final = "sk-client-made-up"
@@ -39,17 +45,61 @@ def allow(reservation_id: str, headers: tuple[tuple[str, str], ...] = ()) -> All
     return Allow(reservation_id, Secret(UPSTREAM_KEY), ((RESERVATION_HEADER, reservation_id), *headers), RECORD)
 
 
+class Native:
+    """The listener of our own transport, on a loop in a thread. `answer` may take its time: each call has a thread."""
+
+    def __init__(self, path: Path, answer: Callable[[bytes], bytes]) -> None:
+        self._path, self._answer = path, answer
+        self._loop = asyncio.new_event_loop()
+        self._pool = ThreadPoolExecutor(8)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def _call(self, call: Call) -> None:
+        def send(answering: asyncio.Future[bytes]) -> None:
+            if answering.exception() is None:
+                call.answer(answering.result())
+            else:
+                call.fail(UNKNOWN, "the decision failed")
+            call.line.flush()
+
+        self._loop.run_in_executor(self._pool, self._answer, call.message).add_done_callback(send)
+
+    def __enter__(self) -> Self:
+        serving = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING).SerializeToString()
+        methods: dict[str, Callable[[Call], None]] = {
+            "/envoy.service.auth.v3.Authorization/Check": self._call,
+            "/grpc.health.v1.Health/Check": lambda call: call.answer(serving),
+        }
+        self._listener = Listener(methods, steady=time.monotonic_ns)
+        bound = socket.socket(socket.AF_UNIX)
+        bound.bind(str(self._path))
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listener.start(bound), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._listener.stop(0), self._loop).result(10)
+        self._path.unlink()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._pool.shutdown()
+        self._loop.close()
+
+
 class Sidecar:
     """Allows whoever comes with `CLIENT_KEY`, unless `decide` is replaced; the answer names its reservation in a header."""
 
-    def __init__(self, socket: Path) -> None:
-        self.socket: Final = socket
+    def __init__(self, path: Path) -> None:
+        self.socket: Final = path
         self.decide: Callable[[Request], Decision] = self.decide_by_key
         self.checks: Final[list[Request]] = []
         self._receipts: list[Receipt] = []
         self._arrived = threading.Condition()
         self._numbers = itertools.count(1)
         self._server: grpc.Server | None = None
+        self._native = os.environ.get("AUTHZ_TRANSPORT", "native") == "native"
+        self.check_socket: Final = path.with_suffix(".check") if self._native else path
+        self._resources = ExitStack()
 
     def decide_by_key(self, request: Request) -> Decision:
         if request.header("authorization") != (f"Bearer {CLIENT_KEY}",):
@@ -74,7 +124,7 @@ class Sidecar:
         with self._arrived:
             return list(self._receipts)
 
-    def _check(self, raw: bytes, _: grpc.ServicerContext) -> bytes:
+    def _check(self, raw: bytes, _: grpc.ServicerContext | None = None) -> bytes:
         try:
             request = decode_check(raw)
         except Refused as refused:
@@ -111,8 +161,11 @@ class Sidecar:
         server.add_insecure_port(f"unix:{self.socket}")
         server.start()
         self._server = server
+        if self._native:
+            self._resources.enter_context(Native(self.check_socket, self._check))
 
     def stop(self) -> None:
+        self._resources.close()
         if self._server is not None:
             self._server.stop(grace=0).wait()
             self._server = None

@@ -10,7 +10,7 @@ from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.wire import accesslog_pb2, base_pb2
 from authz.errors import Refused
 from authz.inference.reported import MAX_TOKENS
-from authz.model import Outcome, Receipt, Usage
+from authz.model import Named, Outcome, Receipt, Usage
 
 Entry = accesslog_pb2.HTTPAccessLogEntry
 STREAMED = '{"prompt_tokens":8,"completion_tokens":19,"total_tokens":27,"prompt_tokens_details":{"cached_tokens":3}}'
@@ -258,3 +258,20 @@ def test_metadata_of_another_filter_is_no_reservation() -> None:
     foreign.common_properties.metadata.CopyFrom(base_pb2.Metadata())
     foreign.common_properties.metadata.filter_metadata["envoy.filters.http.other"].update({"reservation": "rsv-9"})
     assert receipt(foreign).reservation_id == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"object": "file", "id": "file-1"}, Named("file", "file-1")),
+        ({"object": "batch", "id": "b", "output_file_id": "o", "error_file_id": "a/b"}, Named("batch", "b", ("o",))),
+        ({"object": "list", "id": "x"}, None),
+        ({"object": "file"}, None),
+        ({"object": 1.0, "id": 2.0}, None),
+        ({}, None),
+    ],
+)
+def test_a_file_or_a_batch_is_known_by_what_the_answer_calls_it(said: dict[str, str], expected: Named | None) -> None:
+    made = entry()
+    made.common_properties.metadata.filter_metadata["groq.named"].update(said)
+    assert receipt(made).named == expected

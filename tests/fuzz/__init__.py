@@ -8,9 +8,11 @@ TARGETS = (
     "check_bytes",
     "json_bodies",
     "multipart_bodies",
+    "batch_files",
     "tokens",
     "usage",
     "access_log",
     "bundles",
     "transport_bytes",
+    "transport_frames",
 )

@@ -147,7 +147,15 @@ CASES: Final = (
     Case(name="an unknown path", expect=Reason.UNKNOWN_URL, status=404, path="/openai/v1/fine_tuning/jobs", body=b"{}"),
     Case(name="the right path with a query", expect=Reason.UNKNOWN_URL, status=404, path=CHAT + "?a=b", body=chat()),
     Case(name="the wrong method", expect=Reason.UNKNOWN_URL, status=404, method="PUT", body=chat()),
-    Case(name="a batch", expect=Reason.UNKNOWN_URL, status=404, path="/openai/v1/batches", body=b"{}"),
+    Case(name="everybody's batches", expect=Reason.UNKNOWN_URL, status=404, method="GET", path="/openai/v1/batches"),
+    Case(
+        name="a batch of a file that nobody here has uploaded",
+        expect=Reason.NOT_KNOWN_HERE,
+        status=409,
+        path="/openai/v1/batches",
+        body=b'{"input_file_id":"file_1","endpoint":"/v1/chat/completions","completion_window":"24h"}',
+    ),
+    Case(name="a file of somebody's", expect=Reason.NOT_KNOWN_HERE, status=409, method="GET", path="/openai/v1/files/file_1"),
     Case(name="a text", expect=Reason.UNSUPPORTED_MEDIA_TYPE, status=415, content_type="text/plain", body=chat()),
     Case(
         name="another charset",

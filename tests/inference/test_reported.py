@@ -18,8 +18,9 @@ from authz.inference.reported import (
     StreamReader,
     from_body,
     from_usage,
+    named_in,
 )
-from authz.model import Usage
+from authz.model import Named, Usage
 
 CHAT = {"prompt_tokens": 9, "completion_tokens": 16, "total_tokens": 25, "prompt_tokens_details": {"cached_tokens": 4}}
 RESPONSE = {"input_tokens": 9, "output_tokens": 16, "input_tokens_details": {"cached_tokens": 4}}
@@ -132,3 +133,29 @@ def test_an_answer_nested_beyond_all_measure_says_nothing(deep: int) -> None:
         reader = StreamReader()
         reader.feed(b"data: " + nested + b"\n\n")
         assert reader.usage is None
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"object": "file", "id": "file-1", "output_file_id": "file-2"}, Named("file", "file-1")),
+        ({"object": "batch", "id": "batch_1", "output_file_id": None}, Named("batch", "batch_1")),
+        ({"object": "batch", "id": "b", "output_file_id": "o", "error_file_id": "e"}, Named("batch", "b", ("o", "e"))),
+        ({"object": "batch", "id": "b", "output_file_id": "../x", "error_file_id": "e"}, Named("batch", "b", ("e",))),
+        ({"object": "chat.completion", "id": "chatcmpl-1"}, None),
+        ({"object": "file", "id": "a/b"}, None),
+        ({"object": "file", "id": ""}, None),
+        ({"object": "file", "id": "x" * 129}, None),
+        ({"object": "file", "id": 7}, None),
+        ({"id": "file-1"}, None),
+        ([], None),
+        ("file", None),
+    ],
+)
+def test_an_answer_names_a_file_or_a_batch_or_nothing(said: object, expected: Named | None) -> None:
+    body = json.dumps(said).encode()
+    assert named_in(body) == expected
+    reader = BodyReader()
+    for piece in (body[:5], body[5:]):
+        reader.feed(piece)
+    assert reader.named == expected

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from authz.bundle import load_bundle
-from authz.model import Ask, Asked, Outcome, Receipt, Uid, Usage
+from authz.model import NANOS_PER_USD, Allow, Ask, Asked, Meter, Outcome, Receipt, Uid, Usage
+from authz.quota.path import applied_to
 from authz.review.bench import priced
 from authz.review.explain import Explainer, Explanation
 from authz.review.suite import principal_of
-from tests.bundle.folders import REFERENCE
+from tests.bundle.folders import REFERENCE, copy, edit
 from tests.place import START_NS, Place, opened
 
 BUNDLE = load_bundle(REFERENCE)
@@ -88,3 +90,36 @@ def test_a_budget_that_is_reached_says_when_it_resumes(place: Place) -> None:
     assert found.reason is not None
     assert found.reason.value == "spend_cap_reached"
     assert "the same from 2026-12-01T00:00+00:00 on" in found.instead
+
+
+def test_a_budget_that_was_raised_by_hand_is_told_of_as_the_caller_is(place: Place) -> None:
+    place.time.now_ns = START_NS
+    secret = place.issue("chatbot-prod")
+    first = place.engine.pdp.decide(place.request(secret))
+    assert isinstance(first, Allow)
+    place.engine.settle(Receipt(first.reservation_id, "", Outcome.ANSWERED, 200, Usage(0, 8_000_000_000)))  # 640 USD
+    (quota,) = (each for each in BUNDLE.quotas.quotas if each.meter is Meter.SPEND)
+    place.engine.store.raise_limit("more", applied_to(quota, None).charge(0), 100 * NANOS_PER_USD, "olivia", "why", START_NS)
+    found = explain(asked("chatbot-prod", "llama-3.1-8b-instant"), place)
+    told = place.engine.pdp.decide(place.request(secret))
+    assert "Limit 600.00 USD per month, Used 640" in told.record.message
+    assert found.message.partition(", Requested")[0] == told.record.message.partition(", Requested")[0]
+    place.engine.store.raise_limit("again", applied_to(quota, None).charge(0), 100 * NANOS_PER_USD, "olivia", "why", START_NS)
+    place.time.pass_s(120)  # the tokens of that minute are another quota's
+    assert explain(replace(asked("chatbot-prod", "llama-3.1-8b-instant"), now_ns=place.time.now_ns), place).effect == "allow"
+
+
+def test_two_quotas_over_one_counter_are_counted_once(place: Place, tmp_path: Path) -> None:
+    """A limit and a stricter one on trial beside it."""
+    (tmp_path / "trial").mkdir()
+    folder = copy(tmp_path / "trial")
+    edit(folder, "quotas.yaml", "limit: 500/minute", "limit: 6/minute")
+    with (folder / "quotas.yaml").open("a") as file:
+        file.write('  - {id: stricter, scope: Key::"chatbot-prod", what: requests, limit: 3/minute, mode: shadow}\n')
+    secret = place.issue("chatbot-prod")
+    for _ in range(4):
+        place.engine.pdp.decide(place.request(secret))
+    request = replace(asked("chatbot-prod", "llama-3.1-8b-instant"), now_ns=place.time.now_ns)
+    found = Explainer(load_bundle(folder), place.engine.store).explain(request)
+    used = {quota.state.quota: quota.state.used for quota in found.quotas if quota.state.meter is Meter.REQUESTS}
+    assert (found.effect, used) == ("allow", {"chatbot-prod-requests": 4, "stricter": 4})

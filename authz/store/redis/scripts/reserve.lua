@@ -15,14 +15,16 @@ local now = moment(ARGV[1])
 local now_us = tonumber(now:sub(1, 16))
 local holds = cmsgpack.unpack(ARGV[2])
 
--- The reservation that this hold repeats, and its head.
-local function twin_of(hold, body)
-  local head = redis.call('HGET', HEADS, hold[1])
+local heads = {}  -- by id, those that this call has looked for or written
+
+-- The reservation that this hold repeats, and its head. `field` is where its retry key stands, nil where it has none.
+local function twin_of(hold, body, field)
+  local head = heads[hold[1]]
   if head then
     return hold[1], head
   end
-  if hold[2] ~= '' then
-    local id = redis.call('HGET', RETRIES, retry_field(hold[2], body))
+  if field then
+    local id = redis.call('HGET', RETRIES, field)
     if id and redis.call('HGET', BODIES, id) == body then
       return id, redis.call('HGET', HEADS, id)
     end
@@ -41,7 +43,7 @@ local function fits(hold, found)
   return true
 end
 
-local function write(hold, body, found)
+local function write(hold, body, field, found)
   local id = hold[1]
   local no = redis.call('HINCRBY', META, 'reservations', 1)
   local deadline = shifted(now, hold[4], hold[5])
@@ -55,12 +57,13 @@ local function write(hold, body, found)
     entry[at], entry[at + 1], entry[at + 2], entry[at + 3] = account.id, account.bucket, 0, amount
   end
   save(hold[6], found)
-  redis.call('HSET', HEADS, id, cmsgpack.pack(head))
+  heads[id] = cmsgpack.pack(head)
+  redis.call('HSET', HEADS, id, heads[id])
   redis.call('HSET', BODIES, id, body)
   redis.call('ZADD', DEADLINES, 0, deadline_member(deadline, no, id))
   redis.call('RPUSH', JOURNAL, cmsgpack.pack(entry))
-  if hold[2] ~= '' then
-    redis.call('HSET', RETRIES, retry_field(hold[2], body), id)
+  if field then
+    redis.call('HSET', RETRIES, field, id)
   end
   if hold[3] ~= '' then
     redis.call('ZADD', REQUESTS, 0, request_prefix(hold[3]) .. id)
@@ -76,6 +79,7 @@ for index, hold in ipairs(holds) do
   if head and (cmsgpack.unpack(head)[1] ~= 0 or redis.call('HGET', BODIES, hold[1]) ~= ARGV[2 + index]) then
     return {now, 'used'}
   end
+  heads[hold[1]] = head
   for _, counter in ipairs(hold[6]) do
     if not bucket_at(counter, now_us) then
       return {now, 'clock'}
@@ -86,12 +90,13 @@ end
 local answer = {now, 'done'}
 for index, hold in ipairs(holds) do
   local body = ARGV[2 + index]
-  local twin, head = twin_of(hold, body)
+  local field = hold[2] ~= '' and retry_field(hold[2], body) or nil
+  local twin, head = twin_of(hold, body, field)
   local found = accounts(hold[6], now_us)
   local values, raised = told_of(found)
   local status = twin and 'again' or fits(hold, found) and 'held' or 'full'
   if status == 'held' then
-    write(hold, body, found)
+    write(hold, body, field, found)
   end
   answer[#answer + 1] = {status, twin or hold[1], head or '', values, raised}
 end
