@@ -209,7 +209,6 @@ def test_check_and_the_access_log_are_asked_where_each_is_served() -> None:
     for name in (
         "common_lb_config",
         "health_checks",
-        "outlier_detection",
         "circuit_breakers",
         "typed_extension_protocol_options",
     ):

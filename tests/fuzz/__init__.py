@@ -8,6 +8,7 @@ TARGETS = (
     "check_bytes",
     "json_bodies",
     "multipart_bodies",
+    "batch_files",
     "tokens",
     "usage",
     "access_log",

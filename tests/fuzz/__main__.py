@@ -14,8 +14,10 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from types import FrameType
+from typing import Any, Final, NamedTuple
 
 from tests.fuzz import TARGETS, corpora
 
@@ -71,16 +73,45 @@ def _artifacts(folder: Path) -> list[str]:
 
 
 def keep(target: str) -> int:
-    """The smallest set of inputs that reaches what all that were found reach, into the repository's corpus."""
-    folder = ROOT / target
-    merged = folder / "merged"
-    merged.mkdir(exist_ok=True)
-    for path in merged.iterdir():
-        path.unlink()
-    command = [sys.executable, "-m", "tests.fuzz.run", target, "-merge=1", str(merged), str(folder / "found")]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    seeds = set(importlib.import_module(f"tests.fuzz.{target}").SEEDS)
-    return corpora.keep(target, [path.read_bytes() for path in merged.iterdir() if path.read_bytes() not in seeds])
+    """The shortest inputs that go ways which no seed and no shorter one goes, from what was found into the repository."""
+    module = importlib.import_module(f"tests.fuzz.{target}")
+    one = module.target()
+    gone: set[Way] = set()
+    for seed in module.SEEDS:
+        gone |= ways(one, seed)
+    chosen = []
+    for path in sorted((ROOT / target / "found").iterdir(), key=lambda path: (path.stat().st_size, path.name)):
+        if path.stat().st_size <= corpora.MAX_BYTES:
+            new = ways(one, data := path.read_bytes()) - gone
+            if new:
+                gone |= new
+                chosen.append(data)
+    return corpora.keep(target, chosen)
+
+
+Way = tuple[str, int, int]
+"""A file of ours, a line of it, and the one that came before."""
+
+
+def ways(one: Callable[[bytes], str], data: bytes) -> set[Way]:
+    taken: set[Way] = set()
+    before: dict[int, int] = {}
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        name = frame.f_code.co_filename
+        if "/authz/" not in name:
+            return None
+        if event == "line":
+            taken.add((name, before.get(id(frame), 0), frame.f_lineno))
+            before[id(frame)] = frame.f_lineno
+        return trace
+
+    sys.settrace(trace)
+    try:
+        one(data)
+    finally:
+        sys.settrace(None)
+    return taken
 
 
 def main() -> int:
@@ -92,11 +123,11 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.targets) - set(TARGETS):
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
-    totals: dict[str, int] = json.loads(TOTALS.read_text()) if TOTALS.exists() else {}
-    crashed = False
+    crashed, totals = False, dict[str, int]()
     print(f"{'target':<18}{'executions':>12}{'seconds':>9}{'per s':>8}{'edges':>7}{'in all':>13}  crashes")
     for target in given.targets or TARGETS:
         result = fuzz(target, given.runs, given.seconds)
+        totals = json.loads(TOTALS.read_text()) if TOTALS.exists() else {}  # anew: another run may go on beside this one
         totals[target] = totals.get(target, 0) + result.executions
         TOTALS.write_text(json.dumps(totals))
         crashed = crashed or bool(result.crashes)

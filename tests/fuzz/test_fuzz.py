@@ -14,7 +14,7 @@ import pytest
 
 from tests.fuzz import TARGETS, corpora
 
-MUTANTS = {"check_bytes": 300, "bundles": 150, "multipart_bodies": 600}
+MUTANTS = {"batch_files": 600, "check_bytes": 300, "bundles": 150, "multipart_bodies": 600}
 """Of slow targets; of the others 2,000."""
 
 RUNS = 2_500
