@@ -74,7 +74,7 @@ class World:
         self.folder, self.engine = folder, engine
         self._random, self._numbers = random.Random(7), count()  # noqa: S311  # secrets of a folder that is thrown away
         self.secret = self.issue(1)[0]
-        content = "the quick brown fox jumps over the lazy dog. " * (PROMPT_BYTES // 45)
+        content = "Note: the quick brown fox jumps over the lazy dog.\n" * (PROMPT_BYTES // 51)
         system = {"role": "system", "content": content[: PROMPT_BYTES // 4]}
         fields = {"model": MODEL, "messages": [system, {"role": "user", "content": content}], "max_tokens": 256}
         self.body = json.dumps({**fields, "temperature": 0.3, "stream": True}).encode()

@@ -83,6 +83,9 @@ def _tag(number: int) -> bytes:
     return _SHORT[number << 3 | 2]
 
 
+_FIRST, _SECOND, _THIRD = map(_tag, (1, 2, 3))
+
+
 def _field(tag: bytes, content: bytes) -> bytes:
     size = len(content)
     return tag + (_SHORT[size] if size < 0x80 else _varint(size)) + content
@@ -91,8 +94,8 @@ def _field(tag: bytes, content: bytes) -> bytes:
 def _header(tag: bytes, name: str, value: str) -> bytes:
     """A HeaderValueOption. Left alone, Envoy appends: a header that the upstream sent too would then stand twice."""
     # proto3 leaves an empty text out.
-    pair = _field(_tag(1), name.encode()) + (_field(_tag(2), value.encode()) if value else b"")
-    return _field(tag, _field(_tag(1), pair) + _OVERWRITE)
+    pair = _name(name) + (_field(_SECOND, value.encode()) if value else b"")
+    return _field(tag, _field(_FIRST, pair) + _OVERWRITE)
 
 
 _often = lru_cache(_KEPT)(_header)
@@ -101,8 +104,8 @@ _often = lru_cache(_KEPT)(_header)
 
 def _metadata(name: str, text: str) -> bytes:
     """One entry of a google.protobuf.Struct."""
-    value = _field(_tag(3), text.encode())
-    return _field(_tag(1), _name(name) + _field(_tag(2), value))
+    value = _field(_THIRD, text.encode())
+    return _field(_FIRST, _name(name) + _field(_SECOND, value))
 
 
 @cache

@@ -20,6 +20,8 @@ PARTIAL_BODY: Final = "x-envoy-auth-partial-body"
 """Envoy's mark on a Check for which it has buffered a body; a client's own is stripped before."""
 
 REQUEST_ID: Final = "x-request-id"
+LENGTH: Final = "content-length"
+_READ: Final = frozenset({TRACEPARENT, PARTIAL_BODY, REQUEST_ID, LENGTH})
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -35,14 +37,17 @@ def decode_check(raw: bytes, traceparent: str = "") -> Request:
     except DecodeError:
         raise Refused(Reason.INVALID_REQUEST, "the request cannot be read as UTF-8 text") from None
     http = check.attributes.request.http
-    headers = _headers(http)
-    request_ids = [value for name, value in headers if name == REQUEST_ID]
-    parents = [value for name, value in headers if name == TRACEPARENT]
+    headers, body = _headers(http), http.raw_body
+    said: dict[str, list[str]] = {}
+    for name, value in headers:
+        if name in _READ:
+            said.setdefault(name, []).append(value)
+    request_ids, parents = said.get(REQUEST_ID, ()), said.get(TRACEPARENT, ())
     return Request(
         method=http.method,
         path=http.path,
         headers=headers,
-        body=http.raw_body if _is_whole(http, headers) else None,
+        body=body if _is_whole(http, len(body), said) else None,
         request_id=request_ids[0] if len(request_ids) == 1 else "",
         source_ip=check.attributes.source.address.socket_address.address,
         peer=check.attributes.source.principal,
@@ -55,25 +60,24 @@ def _headers(http: check_pb2.AttributeContext.HttpRequest) -> Headers:
     if http.headers and http.header_map.headers:
         raise Refused(Reason.INVALID_REQUEST, "the headers came twice")
     try:
-        pairs = [(name, value) for name, value in http.headers.items()]
-        pairs += [(header.key, header.raw_value.decode() or header.value) for header in http.header_map.headers]
+        pairs = [(header.key.lower(), header.raw_value.decode() or header.value) for header in http.header_map.headers]
     except UnicodeDecodeError:
         raise Refused(Reason.INVALID_REQUEST, "a header is not UTF-8 text") from None
-    return tuple((name.lower(), value) for name, value in pairs if not name.startswith(":"))
+    if not pairs:
+        pairs = [(name.lower(), value) for name, value in http.headers.items()]
+    return tuple([pair for pair in pairs if pair[0][:1] != ":"])
 
 
-def _is_whole(http: check_pb2.AttributeContext.HttpRequest, headers: Headers) -> bool:
+def _is_whole(http: check_pb2.AttributeContext.HttpRequest, received: int, said: dict[str, list[str]]) -> bool:
     """Whether `raw_body` is surely all of the body, byte for byte.
 
     Four witnesses, and each can veto: `body` is only set where Envoy was told to pass text, which it mends where it is not
     UTF-8; the mark; the bytes that Envoy counted; and the length that the client announced.
     """
-    received = len(http.raw_body)
-    marks = [value for name, value in headers if name == PARTIAL_BODY]
-    lengths = [value for name, value in headers if name == "content-length"]
+    lengths = said.get(LENGTH)
     return (
         not http.body
-        and all(mark == "false" for mark in marks)
+        and all(mark == "false" for mark in said.get(PARTIAL_BODY, ()))
         and http.size <= received
         and (not lengths or lengths == [str(received)])
     )

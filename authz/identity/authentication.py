@@ -97,17 +97,17 @@ class Authenticator:
     def recognise(self, request: Request, directory: Directory, now_ns: int) -> str:
         """Whose request this seems to be, cheaply and by what is in memory: a key's team, or the user of a token that was seen
         before; empty for everybody else. For the order in which requests have their turn, and nothing more."""
-        try:
-            token = bearer(request)
-        except Refused:
+        values = request.header("authorization")
+        if not values:
             principal = directory.principal_of_peer(request.peer, now_ns) if request.peer else None
             return str(principal.team) if principal is not None else ""
-        if not keys.well_formed(token):
-            return self._tokens.recognise(token)
+        token = values[0].rpartition(" ")[2]
         digest = keys.digest(token)
         issued = self._ring.find(digest, now_ns)
         key = issued.key if issued is not None else directory.key_of_digest(digest)
-        principal = directory.principal(key, now_ns) if key else None
+        if key is None:
+            return self._tokens.recognise(token)
+        principal = directory.principal(key, now_ns)
         return str(principal.team) if principal is not None else ""
 
     def _identify(self, request: Request, directory: Directory, now_ns: int) -> Identity:

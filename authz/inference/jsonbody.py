@@ -3,19 +3,13 @@
 The gateway behind us parses the body again with a parser of its own. A key given twice, a number that overflows, a byte-order
 mark or half a surrogate pair may then name another model than the one that was authorised, so none of them is let through.
 Nesting is bounded by a flat scan before the parser, which recurses, ever runs.
-
-There are two readers. The careful one says what is taken and what is wrong with the rest. The plain one is several times as
-fast and has no opinion: what it reads the careful one would have read just so, and what it is not sure of it leaves to that.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from typing import Any, Final
-
-import msgspec
 
 from authz.errors import Refused
 from authz.reasons import Reason
@@ -24,59 +18,12 @@ MAX_DEPTH: Final = 64
 MAX_INTEGER_DIGITS: Final = 16
 """Integers that a double holds exactly end within 16 digits; beyond them parsers differ."""
 
-_END_OF_INTEGERS: Final = 10**MAX_INTEGER_DIGITS
-_parse: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
-
 _ALL_BUT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _OPENING: Final = frozenset(b"[{")
 
 
 def read_object(body: bytes) -> dict[str, Any]:
     """The body as an object of plain values. Raises `Refused` (`invalid_request_error`) and says what was expected."""
-    return read_plain(body) or read_carefully(body)
-
-
-def read_plain(body: bytes) -> dict[str, Any] | None:
-    """The body as `read_carefully` reads it, or None where that has to look itself.
-
-    The parser refuses all that is not JSON, what is not UTF-8 and numbers beyond a double. Left to see are: a key that stands
-    twice (there are more colons outside of strings than members), large integers, and what only `\\u` can bring: half a
-    surrogate pair, a NUL in a key.
-    """
-    if b"\\u" in body or _deeper_than(body, MAX_DEPTH):
-        return None
-    try:
-        value = _parse(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    if type(value) is not dict:
-        return None
-    members = _members(value)
-    # Where all colons of the body are accounted for, those outside of strings are.
-    if members != body.count(b":") and members != _outside_strings(body).count(b":"):
-        return None
-    return value
-
-
-def _members(value: dict[str, Any]) -> int:
-    """How many members all objects in it have; -1 where there is an integer too large to be sure of."""
-    found = len(value)
-    stack: list[Any] = [value.values()]
-    while stack:
-        for item in stack.pop():
-            kind = type(item)
-            if kind is dict:
-                found += len(item)
-                stack.append(item.values())
-            elif kind is list:
-                stack.append(item)
-            elif kind is int and not -_END_OF_INTEGERS < item < _END_OF_INTEGERS:
-                return -1
-    return found
-
-
-def read_carefully(body: bytes) -> dict[str, Any]:
-    """Raises `Refused`."""
     if not body:
         raise _refused("the body is empty, expected a JSON object")
     if _deeper_than(body, MAX_DEPTH):
@@ -140,8 +87,10 @@ def _deeper_than(body: bytes, limit: int) -> bool:
     """Whether brackets outside strings nest deeper than `limit`; what is not JSON the parser refuses whatever this says."""
     if body.count(b"[") + body.count(b"{") <= limit:
         return False
+    # Dropping escaped backslashes, then escaped quotes, leaves only the quotes that open and close strings.
+    outside = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     depth = 0
-    for bracket in _outside_strings(body).translate(None, _ALL_BUT_BRACKETS):
+    for bracket in outside.translate(None, _ALL_BUT_BRACKETS):
         if bracket in _OPENING:
             depth += 1
             if depth > limit:
@@ -149,13 +98,6 @@ def _deeper_than(body: bytes, limit: int) -> bool:
         else:
             depth -= 1
     return False
-
-
-def _outside_strings(body: bytes) -> bytes:
-    if b"\\" in body:
-        # Dropping escaped backslashes, then escaped quotes, leaves only the quotes that open and close strings.
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return b"".join(body.split(b'"')[::2])
 
 
 def _refuse_lone_surrogates(value: Any) -> None:

@@ -29,7 +29,7 @@ T = TypeVar("T")
 Connection = sqlite3.Connection
 Work = Callable[[Connection], T]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x61757468  # "auth"
 MEMORY: Final = ":memory:"
 _OPEN_ATTEMPTS: Final = 100
@@ -244,10 +244,9 @@ def _prepare(connection: Connection, options: Options) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION_ID:
         raise ConfigError(options.path, "a SQLite file of another program, expected one of authz or none yet")
-    if version > SCHEMA_VERSION:
-        raise ConfigError(
-            options.path, f"schema version {version}, expected at most {SCHEMA_VERSION}: a newer authz has used this store"
-        )
+    if version != SCHEMA_VERSION:
+        problem = f"schema version {version}, expected {SCHEMA_VERSION}: another version of authz has made this store"
+        raise ConfigError(options.path, problem)
 
 
 def _version(connection: Connection) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-EXECUTABLE = "/usr/bin/chromium"
+EXECUTABLE = shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = (
     "--headless",
     "--no-sandbox",

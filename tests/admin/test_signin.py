@@ -84,6 +84,21 @@ def test_a_name_that_leads_here_is_not_ours(house: House) -> None:
     assert answer.status_code == 200
 
 
+def test_what_another_site_asks_for_by_itself_is_refused_and_a_link_is_not(house: House) -> None:
+    """On one machine every port is the same site, so the cookie comes along."""
+    browser = house.signed_in("dev")
+    navigation = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    image = {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+    frame = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}
+    for site in ("same-site", "cross-site"):
+        assert browser.client.get("/keys", headers={"sec-fetch-site": site} | navigation).status_code == 200
+        for asked in (image, frame, {}):
+            assert browser.client.get("/keys", headers={"sec-fetch-site": site} | asked).status_code == 403
+        assert browser.client.post("/signout", headers={"sec-fetch-site": site} | navigation).status_code == 403
+    for site in ("same-origin", "none"):
+        assert browser.client.get("/keys", headers={"sec-fetch-site": site} | image).status_code == 200
+
+
 def test_a_form_needs_the_sessions_token_and_our_origin(house: House) -> None:
     browser = house.signed_in("dev")
     csrf, other = browser.csrf(), house.signed_in("olivia").csrf()

@@ -109,6 +109,17 @@ def test_two_keys_differ() -> None:
     assert keys.mint(random.Random(2).choice) != KEY
 
 
+def test_whose_turn_it_is_goes_by_the_team_and_strangers_share_one() -> None:
+    who = Authenticator(ring(IssuedKey(digest(KEY), "plain", 1, sequence=1)))
+    team = str(identify(who, f"Bearer {KEY}").principal.team)
+
+    def recognised(*values: str, peer: str = "") -> str:
+        return who.recognise(request(*values, peer=peer), directory(), NOW_NS)
+
+    assert recognised(f"Bearer {KEY}") == team
+    assert {recognised(), recognised("Bearer x"), recognised("Bearer \u00e9"), recognised(peer="spiffe://acme/nobody")} == {""}
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_one_bearer_token_is_who_it_was_issued_for(scheme: str) -> None:
     who = Authenticator(ring(IssuedKey(digest(KEY), "plain", 1, sequence=1)))

@@ -132,6 +132,15 @@ def shared() -> Desk:
     return Desk()
 
 
+def test_a_token_is_recognised_once_it_has_been_verified() -> None:
+    desk = Desk()
+    token = sign(OKTA, KEY)
+    assert desk.reader.recognise(token) == ""
+    desk.identify(token)
+    assert "okta.bo@acme.example" in desk.reader.recognise(token)
+    assert desk.reader.recognise(token + "x") == ""
+
+
 def test_an_okta_token_is_its_user_in_the_team_of_its_group(shared: Desk) -> None:
     found = shared.identify(sign(OKTA, KEY))
     uid = Uid("User", "okta.bo@acme.example")

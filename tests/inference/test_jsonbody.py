@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.errors import Refused
-from authz.inference.jsonbody import MAX_DEPTH, read_carefully, read_object, read_plain
+from authz.inference.jsonbody import MAX_DEPTH, read_object
 from authz.reasons import Reason
 
 REFUSED = {
@@ -124,44 +124,3 @@ def test_any_bytes_are_an_object_or_one_declared_refusal(body: bytes) -> None:
     except Refused as refused:
         outcome = refused.reason
     assert isinstance(outcome, dict) or outcome is Reason.INVALID_REQUEST
-
-
-_PIECES = [
-    *(bytes([byte]) for byte in b'{}[]",:\\/ \t\n\x00-+.eE019au'),
-    b'"a":1,', b'"a":{"a":2},', b"\\u0061", b"\\ud800", b"NaN", b"1e999", b"9" * 16, b"9" * 17, b"1.5", b'\\"', b"\\\\", b'":"',
-    b"\xef\xbb\xbf", b"\xff", b"true", b"null", b"\xc3\xa9", b"\xc2\xa0",
-]  # fmt: skip
-_SEEDS = [
-    b'{"model":"m","messages":[{"role":"user","content":"x: \\"y\\": \\\\"}],"n":1,"t":0.7,"stream":true}',
-    b'{"a":{"b":[{"c":"d"},[],{}]},"e":-12,"f":[1,2,{"g":null}]}',
-]
-
-
-@settings(max_examples=1500)
-@given(
-    st.sampled_from(_SEEDS), st.lists(st.tuples(st.integers(0, 90), st.integers(0, 3), st.sampled_from(_PIECES)), max_size=5)
-)
-def test_what_the_plain_reader_takes_the_careful_one_takes_just_so(seed: bytes, edits: list[tuple[int, int, bytes]]) -> None:
-    body = seed
-    for place, length, piece in edits:
-        body = body[:place] + piece + body[place + length :]
-    plain = read_plain(body)
-    if plain is not None:
-        assert repr(plain) == repr(read_carefully(body))
-
-
-@given(st.binary(max_size=120) | st.text(max_size=120).map(str.encode))
-def test_the_plain_reader_raises_for_nothing(body: bytes) -> None:
-    plain = read_plain(body)
-    assert plain is None or repr(plain) == repr(read_carefully(body))
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_the_plain_reader_leaves_what_is_refused(name: str) -> None:
-    assert read_plain(REFUSED[name][0]) is None
-
-
-@pytest.mark.parametrize("seed", _SEEDS)
-def test_the_plain_reader_takes_what_is_plain(seed: bytes) -> None:
-    """The tests above would hold of a reader that takes nothing."""
-    assert read_plain(seed) == json.loads(seed)

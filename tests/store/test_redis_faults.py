@@ -257,10 +257,11 @@ def test_closed(server: RedisServer) -> None:
             use()
 
 
-def test_a_newer_store_is_refused(server: RedisServer, store: Store) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+def test_a_store_of_another_version_is_refused(server: RedisServer, store: Store, version: int) -> None:
     (meta,) = server.client.keys("*:meta")
-    server.client.hset(meta, "version", 99)
-    with pytest.raises(ConfigError, match="store version 99, expected at most 1: a newer authz has used this store"):
+    server.client.hset(meta, "version", version)
+    with pytest.raises(ConfigError, match=f"store version {version}, expected 2: another version of authz has made this store"):
         open_store(server.uri, wait_s=WAIT_S)
 
 

@@ -71,12 +71,15 @@ def test_modes(file: FilePlace) -> None:
         store.close()
 
 
-def test_a_newer_store_is_refused(file: FilePlace) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+def test_a_store_of_another_version_is_refused(file: FilePlace, version: int) -> None:
     file.open().close()
     with sqlite3.connect(file.path) as connection:
-        connection.execute("PRAGMA user_version=99")
+        connection.execute(f"PRAGMA user_version={version}")
     connection.close()
-    with pytest.raises(ConfigError, match="schema version 99, expected at most 1: a newer authz has used this store"):
+    with pytest.raises(
+        ConfigError, match=f"schema version {version}, expected 2: another version of authz has made this store"
+    ):
         file.open()
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from authz.settings import UNIX, AdminFront
@@ -68,7 +70,10 @@ def same(said: str, expected: str) -> bool:
 
 
 class Guard:
-    """Refuses whoever asks for another host: a name of somebody else's that leads here (DNS rebinding) reaches nothing."""
+    """Refuses whoever asks for another host: a name of somebody else's that leads here (DNS rebinding) reaches nothing.
+
+    And what a page of another origin asks for by itself: on one machine a cookie comes along, for ports keep none apart.
+    """
 
     def __init__(self, app: ASGIApp, place: Place) -> None:
         self._app, self._place = app, place
@@ -85,11 +90,20 @@ class Guard:
                 ]
             await send(message)
 
-        hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
-        if len(hosts) != 1 or hosts[0] not in self._place.hosts:
-            body = b"this is not the host that it is asked for as\n"
-            headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-            await with_headers({"type": "http.response.start", "status": 421, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or hosts[0].lower() not in self._place.hosts:
+            answer = PlainTextResponse("this is not the host that it is asked for as\n", 421)
+        elif headers.get("sec-fetch-site") in ("same-site", "cross-site") and not _is_navigation(scope, headers):
+            answer = PlainTextResponse("asked for by another site\n", 403)
+        else:
+            await self._app(scope, receive, with_headers)
             return
-        await self._app(scope, receive, with_headers)
+        await answer(scope, receive, with_headers)
+
+
+def _is_navigation(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Somebody follows a link, or comes back from the identity provider."""
+    return (
+        scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    )

@@ -33,7 +33,7 @@ from authz.store.redis.connection import Server
 from authz.store.redis.issuing import IssuedKeys
 from authz.store.redis.uri import Options
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class RedisStore:
@@ -50,9 +50,9 @@ class RedisStore:
         self._callers_time = time == "caller"
         self._prune_from = "0"
         version = self._server.run("open", VERSION)
-        if version > VERSION:
+        if version != VERSION:
             self._server.close()
-            problem = f"store version {version}, expected at most {VERSION}: a newer authz has used this store"
+            problem = f"store version {version}, expected {VERSION}: another version of authz has made this store"
             raise ConfigError("redis", problem)
 
     def close(self) -> None:
