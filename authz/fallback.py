@@ -176,14 +176,13 @@ class Fallback:
     # How
 
     def _in_its_own_name(self, hold: Hold, outcome: Held | Full, now_ns: int) -> Held | Full:
-        """A repeated Check takes the place of the one before it: that one's reservation is given back, and it gets its own.
+        """A Check that is asked again holds something of its own, beside what the try before it holds.
 
-        INVARIANT: no two Checks go out with one reservation. Whoever asked first has given up, and gives back what it held as
-        soon as it hears of that, or of a write that nobody confirmed; what goes upstream must not be given back with it.
+        INVARIANT: no two Checks go out with one reservation, and none gives back another's. Tries reach the store in any order,
+        and whoever was given up on gives back what it held as soon as it hears of that: it must be its own and nothing else.
         """
-        while isinstance(outcome, Held) and outcome.reservation_id != hold.id:
-            self._store.void(outcome.reservation_id, now_ns)
-            outcome = self._store.reserve(hold, now_ns)
+        if isinstance(outcome, Held) and outcome.reservation_id != hold.id:
+            return self._store.reserve(structs.replace(hold, retry_key=""), now_ns)
         return outcome
 
     def _catch_up(self, now_ns: int, at_most: int, changes: list[Change]) -> None:
@@ -204,9 +203,8 @@ class Fallback:
             raise StoreUnavailable(f"{self._max_backlog} requests wait for the store already")
         own = structs.replace(hold, charges=tuple(self._own(charge) for charge in hold.charges))
         outcome = self._local.reserve(own, now_ns)
-        while isinstance(outcome, Held) and outcome.reservation_id != hold.id:  # as with the store
-            self._end(outcome.reservation_id, Event.VOID, None, now_ns)
-            outcome = self._local.reserve(own, now_ns)
+        if isinstance(outcome, Held) and outcome.reservation_id != hold.id:  # as with the store
+            outcome = self._local.reserve(structs.replace(own, retry_key=""), now_ns)
         if isinstance(outcome, Full):
             return outcome
         with self._lock:

@@ -55,12 +55,12 @@ class Rolled(Struct, frozen=True):
         return self.restarts > 0 and self.sent > 0 and not self.failed and ends and accounted and not self.found.broken
 
 
-def run(kind: Kind, rounds: int, *, sidecars: int = 2) -> Rolled:
+def run(kind: Kind, rounds: int, *, sidecars: int = 2, threads: int = 4) -> Rolled:
     # A lifetime that no run reaches: whatever nobody reported on would still be pending, and not be mistaken for settled.
     with Fleet(Plan(kind, sidecars=sidecars, ttl_s=600, proxied=False)) as fleet, Watch(fleet) as watch:
         secret = fleet.secrets["chatbot-prod"]
         callers = [Caller("chatbot-prod", secret, model, stream=stream) for model in _PRICES for stream in (False, True)]
-        with Load(fleet.url, callers, threads=4) as load:
+        with Load(fleet.url, callers, threads=threads) as load:
             pause(0.3)
             for _ in range(rounds):
                 for sidecar in fleet.sidecars:

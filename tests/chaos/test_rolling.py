@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xdist_group("chaos")
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_rolling_restart_under_load_fails_no_request_and_loses_no_settlement(kind: Kind) -> None:
-    rolled = rolling.run(kind, 1)
+    rolled = rolling.run(kind, 1, threads=2)
     assert rolled.failed == {}
     assert rolled.states["settled"] == rolled.sent
     assert rolled.states.keys() <= {"settled", "voided"}, "a Check that was answered too late is given back"

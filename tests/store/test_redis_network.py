@@ -133,3 +133,8 @@ def test_a_server_that_is_silent_from_the_start(proxy: Proxy, place: RedisPlace)
     with pytest.raises(StoreUnavailable, match=r"^redis: timed out$"):
         RedisStore(parse_uri(f"redis://127.0.0.1:{proxy.port}", wait_s=WAIT_S))
     assert monotonic() - began < SLACK * WAIT_S
+
+
+def test_a_unix_socket_without_time_to_connect_is_unavailable_like_any_other(place: RedisPlace) -> None:
+    with pytest.raises(StoreUnavailable, match=r"^redis: timed out$"):
+        RedisStore(parse_uri(place.uri, wait_s=1e-9))

@@ -123,7 +123,8 @@ class _Tls(_Bounded, SSLConnection):
 
 
 class _Unix(_Bounded, UnixDomainSocketConnection):
-    pass
+    # redis-py asks every connection for them when it tells its own metrics of a failure; without them that is another error.
+    host, port = "", 0
 
 
 class Server:
