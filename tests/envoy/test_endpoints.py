@@ -67,7 +67,7 @@ def test_an_upload_of_25_mib_arrives_whole(it: Front, path: str) -> None:
     assert it.groq.received()[-1].body == body
 
 
-@pytest.mark.parametrize("path", [f"{AUDIO}/transcriptions", f"{AUDIO}/translations"])
+@pytest.mark.parametrize("path", [f"{AUDIO}/transcriptions", f"{AUDIO}/translations", "/openai/v1/files"])
 def test_a6_a_larger_one_is_413_in_groqs_format(it: Front, path: str) -> None:
     checks, received = len(it.sidecar.checks), len(it.groq.received())
     response = upload(it, bytes(MAX_UPLOAD_BYTES), path)
@@ -79,7 +79,7 @@ def test_a6_a_larger_one_is_413_in_groqs_format(it: Front, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [CHAT, "/openai/v1/responses", "/openai/v1/embeddings", f"{AUDIO}/speech", "/openai/v1/files", f"{AUDIO}/transcriptions/",
+    [CHAT, "/openai/v1/responses", "/openai/v1/embeddings", f"{AUDIO}/speech", "/openai/v1/files/x", f"{AUDIO}/transcriptions/",
      f"{AUDIO}/transcriptions?x=1/../../chat"],
 )  # fmt: skip
 def test_json_stays_small(it: Front, path: str) -> None:

@@ -41,8 +41,9 @@ def check_bytes(data: bytes) -> None:
     _end(connection, now_ns)
 
 
-def check_frames(data: bytes) -> None:
-    """The bytes as frames with lengths that hold: kind, flags, stream and payload are theirs to choose."""
+def check_frames(data: bytes) -> bool:
+    """The bytes as frames with lengths that hold: kind, flags, stream and payload are theirs to choose. Whether the connection
+    was still open at their end."""
     connection, now_ns, at = Connection(LIMITS, {}, 0), 0, 0
     _say(connection, hello(), 0)
     while at + 4 <= len(data):
@@ -55,7 +56,9 @@ def check_frames(data: bytes) -> None:
         whole = frames.frame(Kind.HEADERS, flags, stream % 16, payload)
         number = _KINDS[kind % len(_KINDS)]
         _say(connection, whole[:3] + bytes((Kind.HEADERS if kind % 4 == 0 else number,)) + whole[4:], now_ns)
+    is_open = not connection.finished
     _end(connection, now_ns)
+    return is_open
 
 
 def _say(connection: Connection, data: bytes, now_ns: int) -> None:
