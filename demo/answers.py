@@ -21,9 +21,9 @@ MODELS: Final = ("openai/gpt-oss-120b", "openai/gpt-oss-20b", "qwen/qwen3.6-27b"
 CREATED: Final = 1_790_000_000
 RATE_HEADERS: Final[dict[str, str]] = {
     "x-ratelimit-limit-requests": "14400",
-    "x-ratelimit-limit-tokens": "250000",
+    "x-ratelimit-limit-tokens": "3000000",
     "x-ratelimit-remaining-requests": "14370",
-    "x-ratelimit-remaining-tokens": "249683",
+    "x-ratelimit-remaining-tokens": "2999683",
     "x-ratelimit-reset-requests": "2m59.56s",
     "x-ratelimit-reset-tokens": "7.66s",
 }

@@ -1,4 +1,4 @@
--- The embedded store, version 1. Times are nanoseconds since the Unix epoch; amounts are in the meter's unit.
+-- The embedded store, version 2. Times are nanoseconds since the Unix epoch; amounts are in the meter's unit.
 
 -- One row for each counter: `tally` is authz.quota.windows.Tally, packed. An id is never used again (AUTOINCREMENT), because
 -- reservations and the journal speak of counters by id and may outlive one.

@@ -170,7 +170,7 @@ def test_groqs_limits_come_with_the_log_and_never_to_the_client(it: Front, name:
     assert not [key for key in response.headers if "ratelimit" in key or "x-authz" in key]
     requests, tokens = it.sidecar.receipt(response.headers[RESERVATION_HEADER]).limits
     assert (requests.meter, requests.limit, requests.remaining) == (Meter.REQUESTS, 14400, 14370)
-    assert (tokens.meter, tokens.limit, tokens.remaining) == (Meter.TOKENS, 250000, 249683)
+    assert (tokens.meter, tokens.limit, tokens.remaining) == (Meter.TOKENS, 3_000_000, 2_999_683)
     assert (requests.reset_ns, tokens.reset_ns) == (179_560_000_000, 7_660_000_000)
     assert abs(requests.at_ns - time.time_ns()) < 60 * 10**9
 
@@ -183,14 +183,14 @@ def test_ours_stay_beside_them(it: Front) -> None:
     finally:
         it.sidecar.decide = it.sidecar.decide_by_key
     assert {name: response.headers[name] for name in RATE_HEADERS if name in response.headers} == ours
-    assert [limit.limit for limit in it.sidecar.receipt("rsv-both").limits] == [14400, 250000]
+    assert [limit.limit for limit in it.sidecar.receipt("rsv-both").limits] == [14400, 3_000_000]
 
 
 def test_a_client_cannot_tell_us_of_limits(it: Front) -> None:
     headers = dict.fromkeys(RATE_HEADERS, "1")
     headers |= {f"x-authz-upstream-{name.removeprefix('x-ratelimit-')}": "1" for name in RATE_HEADERS}
     response = it.client.post(CHAT, json={"model": "m", "messages": []}, headers=headers)
-    assert [limit.limit for limit in it.sidecar.receipt(response.headers[RESERVATION_HEADER]).limits] == [14400, 250000]
+    assert [limit.limit for limit in it.sidecar.receipt(response.headers[RESERVATION_HEADER]).limits] == [14400, 3_000_000]
     it.sidecar.decide = lambda _: deny(Reason.RATE_LIMIT_EXCEEDED, (("x-ratelimit-limit-requests", "5"),))
     try:
         assert it.client.post(CHAT, json={}, headers=headers).headers["x-ratelimit-limit-requests"] == "5"
