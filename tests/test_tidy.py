@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,16 @@ def test_no_clock_and_no_chance_below_the_root(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_has_one_job(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 420
+
+
+DOCUMENTS = sorted([*ROOT.parent.glob("*.md"), *ROOT.parent.glob("docs/**/*.md"), *ROOT.parent.glob("deploy/**/*.md")])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT.parent)))
+def test_what_a_document_links_to_is_there(path: Path) -> None:
+    prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", prose) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_every_reason_has_a_status_and_a_docstring() -> None:
