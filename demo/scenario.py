@@ -96,7 +96,7 @@ def run(stack: Stack) -> bool:
                 row.what,
                 f"{record['effect']} {status}",
                 record["reason"] or "",
-                usd(record["estimate"]["spend"]) if record["effect"] == "allow" else "",
+                usd(record["estimate"]["at_most"]["spend"]) if record["effect"] == "allow" else "",
                 settled,
                 "as expected" if fine else f"EXPECTED {row.status} {row.reason}",
             )
@@ -142,10 +142,14 @@ def _twice() -> bytes:
 
 
 def _record(path: Path, number: int) -> dict[str, Any]:
-    """The decision record with this number: one line each, in the order of the requests."""
-    wait_for(f"decision record {number}", lambda: path.exists() and path.read_bytes().count(b"\n") > number)
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").splitlines()[number])
-    return record
+    """The decision with this number, in the order of the requests. Settlements have records beside them."""
+
+    def decisions() -> list[dict[str, Any]]:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # the last one may not be whole yet
+        return [record for record in map(json.loads, lines) if record["kind"] == "decision"]
+
+    wait_for(f"decision record {number}", lambda: len(decisions()) > number)
+    return decisions()[number]
 
 
 def _posted(store: Store) -> int:
