@@ -62,7 +62,8 @@ KEY_EXPIRES_HEADER: Final = "x-authz-key-expires"
 """Says of a secret that another has replaced it, and when it stops working: RFC 3339."""
 
 # By names of our own: a member of an enum is looked up through its class each time, and a decision does that ten times.
-_IDENTITY, _INFERENCE, _PRICE, _QUOTA, _POLICY, _UPSTREAM, _RESERVE = Phase
+_IDENTITY, _INFERENCE, _PRICE, _QUOTA = Phase.IDENTITY, Phase.INFERENCE, Phase.PRICE, Phase.QUOTA
+_POLICY, _UPSTREAM, _RESERVE = Phase.POLICY, Phase.UPSTREAM, Phase.RESERVE
 _TOKENS: Final = Meter.TOKENS
 _NOTHING: Final = Metered.NOTHING
 

@@ -17,13 +17,13 @@ from authz.policy import ACTIONS
 from authz.quota.definitions import parse_uid
 from authz.quota.ledger import Raise
 from authz.quota.path import Applied, counters_of
+from authz.quota.windows import NS
 
 RATE_DAYS: Final = 7
 """The days that a rate is taken of, today among them: a week has its weekend in it."""
 
-LONGEST_PERIOD_NS: Final = 32 * 86_400 * 1_000_000_000
-_NS: Final = 1_000_000_000
-_HOUR_NS: Final = 3_600 * _NS
+LONGEST_PERIOD_NS: Final = 32 * 86_400 * NS
+_HOUR_NS: Final = 3_600 * NS
 _DAY_NS: Final = 24 * _HOUR_NS
 
 
@@ -125,7 +125,7 @@ def _row(applied: Applied, state: QuotaState, changes: tuple[Raise, ...], now_ns
         resets_at=resets_at(state, now_ns, zone).isoformat(),
         alerts_reached_usd=tuple(usd(threshold) for threshold in quota.alerts_at if threshold <= state.used),
         changes=tuple(
-            Change(datetime.fromtimestamp(each.at_ns // _NS, zone).isoformat(), usd(each.by), each.who, each.why)
+            Change(datetime.fromtimestamp(each.at_ns // NS, zone).isoformat(), usd(each.by), each.who, each.why)
             for each in changes
             if each.counter == applied.counter and each.period_start_s >= start_s
         ),
@@ -133,12 +133,12 @@ def _row(applied: Applied, state: QuotaState, changes: tuple[Raise, ...], now_ns
 
 
 def resets_at(state: QuotaState, now_ns: int, zone: ZoneInfo) -> datetime:
-    return datetime.fromtimestamp(now_ns // _NS + math.ceil(state.reset_s), zone)
+    return datetime.fromtimestamp(now_ns // NS + math.ceil(state.reset_s), zone)
 
 
 def forecast(applied: Applied, state: QuotaState, spent: dict[str, int], now_ns: int, zone: ZoneInfo) -> Forecast:
     """`spent` is what went into this counter by day, in nano-dollars: of the last `RATE_DAYS` days at least."""
-    now = datetime.fromtimestamp(now_ns // _NS, zone)
+    now = datetime.fromtimestamp(now_ns // NS, zone)
     first = now.date() - timedelta(days=RATE_DAYS - 1)
     lately = {day: amount for day, amount in spent.items() if day >= first.isoformat() and amount}
     began = max(first, date.fromisoformat(min(lately))) if lately else first
@@ -146,13 +146,13 @@ def forecast(applied: Applied, state: QuotaState, spent: dict[str, int], now_ns:
     span_ns = max(now_ns - _midnight_ns(began, zone), _HOUR_NS)
     total = sum(lately.values())
     ends = resets_at(state, now_ns, zone)
-    ends_ns = int(ends.timestamp()) * _NS
+    ends_ns = int(ends.timestamp()) * NS
     left = max(0, state.limit - state.used)
     out: str | None = None
     if not left:
         out = now.date().isoformat()
     elif total and (at_ns := now_ns + left * span_ns // total) < ends_ns:
-        out = datetime.fromtimestamp(at_ns // _NS, zone).date().isoformat()
+        out = datetime.fromtimestamp(at_ns // NS, zone).date().isoformat()
     return Forecast(
         quota=applied.quota.id,
         scope=applied.scope,
@@ -169,4 +169,4 @@ def forecast(applied: Applied, state: QuotaState, spent: dict[str, int], now_ns:
 
 
 def _midnight_ns(day: date, zone: ZoneInfo) -> int:
-    return int(datetime.combine(day, time(), zone).timestamp()) * _NS
+    return int(datetime.combine(day, time(), zone).timestamp()) * NS

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from typing import Final
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
@@ -17,9 +16,8 @@ from authz.bundle import Bundle
 from authz.model import Meter, Principal, QuotaState, Uid
 from authz.quota.ledger import Ledger, UsageRow
 from authz.quota.path import Applied
+from authz.quota.windows import NS
 from authz.reporting.budgets import RATE_DAYS, Forecast, forecast, resource_of
-
-_NS: Final = 1_000_000_000
 
 
 class By(StrEnum):
@@ -100,7 +98,7 @@ def usage_by_key(rows: Iterable[UsageRow]) -> list[KeyUsage]:
 
 
 def today(now_ns: int, zone: ZoneInfo) -> str:
-    return _day_at(now_ns // _NS, zone)
+    return _day_at(now_ns // NS, zone)
 
 
 def is_day(text: str) -> bool:
@@ -115,7 +113,7 @@ def query(by: By, first_day: str, last_day: str, now_ns: int, zone: ZoneInfo) ->
 
     Raises `ValueError` for what is no day, or a beginning after the end.
     """
-    now = datetime.fromtimestamp(now_ns // _NS, zone).date()
+    now = datetime.fromtimestamp(now_ns // NS, zone).date()
     for text in (first_day, last_day):
         if text and not is_day(text):
             raise ValueError(f"`{text}`, expected YYYY-MM-DD")
@@ -153,7 +151,7 @@ def gather(
 def span(bundle: Bundle, asked: Query, now_ns: int) -> tuple[str, str]:
     """The days whose rows a report needs: those asked for, every budget's period up to now, and those a rate is taken of."""
     zone = bundle.time_zone
-    now = datetime.fromtimestamp(now_ns // _NS, zone).date()
+    now = datetime.fromtimestamp(now_ns // NS, zone).date()
     begins = [_day_at(quota.window.bucket(now_ns), zone) for quota in bundle.quotas.quotas if quota.meter is Meter.SPEND]
     rate = (now - timedelta(days=RATE_DAYS - 1)).isoformat()
     return min(asked.first_day, rate, *begins), max(asked.last_day, now.isoformat())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from authz.identity.keys import digest
 from demo.stack import wait_for
 from tests.e2e.conftest import CHAT, MESSAGES, Client
+from tests.e2e.traffic import Traffic
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
@@ -22,31 +22,18 @@ ROTATIONS = 3
 REVOKED_WITHIN_S = 1.0
 
 
-class Traffic:
-    """Clients that ask without a pause, each with the secret that it was given last; a new one is taken up as it comes."""
+class Answers(Traffic):
+    """Each asks with the secret that was given last; a new one is taken up as it comes."""
 
-    def __init__(self, client: Client, secret: str, threads: int = 3) -> None:
+    def __init__(self, client: Client, secret: str) -> None:
+        super().__init__(client)
         self.secret = secret
         self.answers: list[tuple[str, int, str]] = []
-        self._client, self._stopping = client, threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
 
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        with httpx.Client(base_url=self._client.stack.url, timeout=10) as http:
-            while not self._stopping.is_set():
-                secret = self.secret
-                answer = ask(http, secret)
-                self.answers.append((secret, answer.status_code, answer.headers.get("x-authz-key-expires", "")))
+    def ask_once(self, http: httpx.Client) -> None:
+        secret = self.secret
+        answer = ask(http, secret)
+        self.answers.append((secret, answer.status_code, answer.headers.get("x-authz-key-expires", "")))
 
 
 def ask(http: httpx.Client, secret: str) -> httpx.Response:
@@ -63,7 +50,7 @@ def test_no_request_fails_while_keys_rotate(client: Client) -> None:
     first = client.stack.new_key("research-lab")
     client.stack.wait_for_key_reload()
     secrets = [first]
-    with Traffic(client, first) as traffic:
+    with Answers(client, first) as traffic:
         for _ in range(ROTATIONS):
             new = client.stack.command("keys", "rotate", digest(secrets[-1]), "--overlap", "1h").strip()
             seen = len(traffic.answers)

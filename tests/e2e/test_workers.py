@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -15,38 +14,26 @@ import pytest
 
 from demo.stack import wait_for
 from tests.e2e.conftest import CHAT, MESSAGES, SMALL, Client
+from tests.e2e.traffic import Traffic
 
 pytestmark = pytest.mark.xdist_group("e2e-workers")
 
 
-class Traffic:
-    """Clients that ask without a pause."""
+class Statuses(Traffic):
+    """Counts how requests are answered."""
 
-    def __init__(self, client: Client, threads: int = 3) -> None:
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
         self.statuses: Counter[int] = Counter()
-        self._client, self._stopping = client, threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
-
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
 
     def wait_for_more(self, count: int = 50) -> None:
         before = self.statuses.total()
         wait_for("traffic", lambda: self.statuses.total() >= before + count)
 
-    def _run(self) -> None:
+    def ask_once(self, http: httpx.Client) -> None:
         body: dict[str, Any] = {"model": SMALL, "messages": MESSAGES, "max_tokens": 16}
-        with httpx.Client(base_url=self._client.stack.url, timeout=10) as http:
-            while not self._stopping.is_set():
-                answer = http.post(CHAT, json=body, headers=self._client.headers("chatbot-prod"))
-                self.statuses[answer.status_code] += 1
+        answer = http.post(CHAT, json=body, headers=self.client.headers("chatbot-prod"))
+        self.statuses[answer.status_code] += 1
 
 
 def no_limits(bundle: Any) -> None:
@@ -80,7 +67,7 @@ def test_health_tells_of_each(client: Client) -> None:
 
 def test_no_request_fails_while_a_worker_is_killed_and_comes_back(client: Client) -> None:
     before = pids(client)
-    with Traffic(client) as traffic:
+    with Statuses(client) as traffic:
         traffic.wait_for_more()
         os.kill(before[0], signal.SIGKILL)
         wait_for("its successor", lambda: pids(client)[0] != before[0])
@@ -95,7 +82,7 @@ def test_no_request_fails_while_one_drains_and_the_supervisor_then_ends(client: 
     stack = client.stack
     process = stack.sidecar.process
     assert process is not None
-    with Traffic(client) as traffic:
+    with Statuses(client) as traffic:
         traffic.wait_for_more()
         process.terminate()
         wait_for("the first to drain", lambda: '"worker stopped"' in stack.sidecar.log_path.read_text())
