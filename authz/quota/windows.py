@@ -50,8 +50,8 @@ class Period(StrEnum):
 
 
 class Window(Struct, frozen=True, cache_hash=True, array_like=True):
-    """Made by `sliding`, `calendar` or as `GAUGE`; the fields that its kind does not need stay at their defaults. Stores keep it
-    by the order of its fields: append, never reorder."""
+    """Made by `sliding`, `calendar` or as `GAUGE`; the fields that its kind does not need stay at their defaults. Stores
+    keep it by the order of its fields: append, never reorder."""
 
     kind: Kind
     length_s: int = 0
