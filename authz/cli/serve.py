@@ -61,7 +61,7 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
     ):
         gc.collect()
         gc.freeze()  # the bundle and the keys stay: a collection that looked through them would hold decisions up
-        sidecar = server.run(engine, settings.listen, alone=settings.replicas == 1, supervised=worker is not None)
+        sidecar = server.run(engine, settings.listen, supervised=worker is not None)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(sidecar)
 
