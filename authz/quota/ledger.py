@@ -62,8 +62,8 @@ class OnStoreError(StrEnum):
     SHARE = "share"  # each replica admits its share of the limit by its own count
 
 
-class Charge(Struct, frozen=True):
-    """An amount against one quota of one scope.
+class Charge(Struct, frozen=True, array_like=True):
+    """An amount against one quota of one scope. Stores keep it by the order of its fields: append, never reorder.
 
     counter     canonical name of the counter. Requests that charge one name add up, whatever the quota's id or limit is. Two
                 charges of one hold with one name (an enforced limit and a stricter shadow) count once, the larger amount,
@@ -87,8 +87,8 @@ class Charge(Struct, frozen=True):
     on_store_error: OnStoreError = OnStoreError.DENY
 
 
-class Terms(Struct, frozen=True):
-    """What settlement and the usage report need to know of a reservation, fixed when it was made.
+class Terms(Struct, frozen=True, array_like=True):
+    """What settlement and the usage report need to know of a reservation, fixed when it was made. Kept as `Charge` is.
 
     day          of the usage report, `YYYY-MM-DD` in the organisation's time zone: the day it was reserved on
     price        None where the endpoint has none by token
@@ -117,15 +117,11 @@ class Hold(Struct, frozen=True):
     """What to reserve.
 
     id          our own random id: unguessable, the name under which the access log reports
-    retry_key   equal for a repeated Check of one request: while that reservation is pending and asked for the same charges on
-                the same terms, it is answered again and nothing is charged. Anything else is another request and is charged:
-                whoever repeats a key with a different body must not ride on what was reserved before. "" for none
     ttl_ns      after it the sweeper posts the estimate
     request_id  the enforcement point's id of the request, for `find_by_request`; "" for none
     """
 
     id: str
-    retry_key: str
     charges: tuple[Charge, ...]
     terms: Terms
     ttl_ns: int
@@ -253,6 +249,12 @@ class UsageRow(Struct, frozen=True):
     cost_nanousd: int
     pending_requests: int
     pending_nanousd: int
+
+
+def reservation_id(now_ns: int, unguessable: str) -> str:
+    """The name of a new reservation. The time stands in front for the store's sake: what is made together stands together in an
+    index, and a chunk of decisions writes a page of it or two instead of one for each."""
+    return f"{now_ns // 1_000_000:012x}{unguessable}"
 
 
 def check_raise(charge: Charge, by: int) -> None:
