@@ -164,7 +164,7 @@ class Work(Struct, frozen=True):
     tools: bool
 
 
-class Estimate(Struct, frozen=True):
+class Estimate(Struct, frozen=True, gc=False):
     """What a request costs by meter: `at_most` is a bound, `expected` is what a rate limit reserves."""
 
     at_most: dict[Meter, int]
@@ -204,7 +204,7 @@ class Usage(Struct, frozen=True):
     cached_tokens: int = 0
 
 
-class QuotaState(Struct, frozen=True, omit_defaults=True):
+class QuotaState(Struct, frozen=True, omit_defaults=True, gc=False):
     """One quota as a decision saw it; amounts in the meter's unit.
 
     requested  what this request charges (or would have)
@@ -227,7 +227,7 @@ class QuotaState(Struct, frozen=True, omit_defaults=True):
         return max(0, self.limit - self.used - self.requested)
 
 
-class DecisionRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="decision"):
+class DecisionRecord(Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", tag="decision"):
     """The audit row, one JSON line each. It never holds a prompt, a key or a token.
 
     The first six fields differ between two runs of one request; all others are equal through whatever door it came.
@@ -284,7 +284,7 @@ class Outcome(StrEnum):
     NOT_SENT = "not_sent"  # it never reached the upstream: nothing is owed
 
 
-class SettlementRecord(Struct, frozen=True, kw_only=True, tag_field="kind", tag="settlement"):
+class SettlementRecord(Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", tag="settlement"):
     """How a reservation ended, one JSON line each, after the line of its decision.
 
     outcome  as the enforcement point saw it · state  of the reservation from then on

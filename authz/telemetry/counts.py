@@ -27,8 +27,8 @@ class Names:
         self._known: set[str] = set()
 
     def __call__(self, name: str) -> str:
-        """Empty stays empty: nothing is known yet."""
-        if name in self._known or not name:
+        """Empty stays empty: nothing is known yet. So does `other`."""
+        if name in self._known or not name or name == OTHER:
             return name
         if len(self._known) >= self._most:
             return OTHER

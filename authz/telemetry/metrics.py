@@ -7,18 +7,51 @@ Without a reader nothing is counted: a decision then costs one look at whether t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, assert_never
 
+from msgspec import Struct
 from opentelemetry.metrics import CallbackOptions, MeterProvider, NoOpMeterProvider, Observation
 
-from authz.model import NANOS_PER_USD, DecisionRecord, Meter, QuotaState, Record, SettlementRecord
+from authz.model import NANOS_PER_USD, DecisionRecord, Meter, Outcome, QuotaState, SettlementRecord, Usage
 from authz.reasons import Reason
 from authz.telemetry.counts import OTHER, Counts, Later, Names
 
 SCOPE: Final = "authz"
 MAX_NAMES: Final = 100
 
+# By names of our own: a member of an enum is looked up through its class each time.
+_TOKENS: Final = Meter.TOKENS
+_SPEND: Final = Meter.SPEND
+
 _BOUNDS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+class _Decided(Struct, frozen=True, gc=False):
+    """As much of a decision as is counted: whole records that wait would take the memory that the next decision has warm.
+
+    model    as a label: a name of ours, `other`, or empty where none was named
+    charged  expected tokens and the cost at most, of a decision that reserved
+    """
+
+    effect: str
+    reason: Reason | None
+    action: str
+    team: str
+    model: str
+    duration_us: int
+    charged: tuple[int, int] | None
+    erred: bool
+
+
+class _Settled(Struct, frozen=True, gc=False):
+    """The same of a settlement. cost  in nano-dollars"""
+
+    outcome: Outcome
+    state: str
+    team: str
+    model: str
+    usage: Usage | None
+    cost: int
 
 
 class Metrics:
@@ -112,42 +145,58 @@ class Metrics:
         )
 
     def decided(self, record: DecisionRecord) -> None:
-        if self._live:
-            self._later.add(record)
+        if not self._live:
+            return
+        estimate = record.estimate if record.reservation_id else None
+        self._later.add(
+            _Decided(
+                record.effect,
+                record.reason,
+                record.action or "",
+                record.team or "",
+                record.model or (OTHER if record.models else ""),
+                record.duration_us,
+                (estimate.expected.get(_TOKENS, 0), estimate.at_most.get(_SPEND, 0)) if estimate is not None else None,
+                bool(record.policy_errors),
+            )
+        )
 
     def settled(self, record: SettlementRecord) -> None:
         if self._live:
-            self._later.add(record)
+            cost = record.amounts.get(_SPEND, 0)
+            self._later.add(_Settled(record.outcome, record.state, record.team, record.model, record.usage, cost))
 
-    def _count(self, record: Record) -> None:
-        if isinstance(record, DecisionRecord):
-            self._count_decision(record)
-        else:
-            self._count_settlement(record)
+    def _count(self, found: _Decided | _Settled) -> None:
+        match found:
+            case _Decided():
+                self._count_decision(found)
+            case _Settled():
+                self._count_settlement(found)
+            case _:
+                assert_never(found)
 
-    def _count_decision(self, record: DecisionRecord) -> None:
-        team = self._teams(record.team or "")
-        model = self._models(record.model) if record.model else OTHER if record.models else ""
-        reason = record.reason.value if record.reason else ""
-        self._decisions.add(record.effect, reason, record.action or "", team, model)
-        self._durations.record(record.duration_us / 1e6, {"effect": record.effect})
-        if record.reservation_id and record.estimate is not None:
-            self._reserved_tokens.add(team, model, amount=record.estimate.expected.get(Meter.TOKENS, 0))
-            self._reserved_cost.add(team, model, amount=record.estimate.at_most.get(Meter.SPEND, 0))
-        if record.policy_errors:
+    def _count_decision(self, found: _Decided) -> None:
+        team, model = self._teams(found.team), self._models(found.model)
+        self._decisions.add(found.effect, found.reason.value if found.reason else "", found.action, team, model)
+        self._durations.record(found.duration_us / 1e6, {"effect": found.effect})
+        if found.charged is not None:
+            tokens, cost = found.charged
+            self._reserved_tokens.add(team, model, amount=tokens)
+            self._reserved_cost.add(team, model, amount=cost)
+        if found.erred:
             self._policy_errors.add()
-        if record.reason is Reason.STORE_UNAVAILABLE:
+        if found.reason is Reason.STORE_UNAVAILABLE:
             self.store_failed("decision")
 
-    def _count_settlement(self, record: SettlementRecord) -> None:
-        team, model = self._teams(record.team), self._models(record.model)
-        self._settlements.add(record.outcome.value, record.state)
-        if record.usage is not None:
-            self._tokens.add("input", team, model, amount=record.usage.input_tokens)
-            self._tokens.add("cached", team, model, amount=record.usage.cached_tokens)
-            self._tokens.add("output", team, model, amount=record.usage.output_tokens)
-        if cost := record.amounts.get(Meter.SPEND, 0):
-            self._cost.add(team, model, amount=cost)
+    def _count_settlement(self, found: _Settled) -> None:
+        team, model = self._teams(found.team), self._models(found.model)
+        self._settlements.add(found.outcome.value, found.state)
+        if found.usage is not None:
+            self._tokens.add("input", team, model, amount=found.usage.input_tokens)
+            self._tokens.add("cached", team, model, amount=found.usage.cached_tokens)
+            self._tokens.add("output", team, model, amount=found.usage.output_tokens)
+        if found.cost:
+            self._cost.add(team, model, amount=found.cost)
 
     def judged(self, remembered: bool) -> None:
         """A policy question was answered, for one resource."""

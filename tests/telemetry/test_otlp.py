@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from authz.errors import ConfigError
+from authz.model import Outcome, SettlementRecord
 from authz.settings import read_settings
 from authz.telemetry.otlp import RecordExporter, RecordSink
 from tests.place import lay_out, opened_at
@@ -38,6 +48,48 @@ def test_a_collector_gets_every_record_as_the_file_has_it(tmp_path: Path) -> Non
     assert spans["service.name"] == "authz"
     assert spans["service.instance.id"]
     assert {"authz.decisions", "authz.tokens", "authz.records"} <= collector.metric_names()
+
+
+def test_a_log_is_what_the_sdk_makes_of_it() -> None:
+    traced = record(trace_id=f"{7:032x}", span_id=f"{9:016x}", effect="allow", reason=None)
+    settled = SettlementRecord(
+        time="2026-11-23T00:00:00.250+00:00", reservation_id="r", outcome=Outcome.ANSWERED, state="settled", amounts={}
+    )
+    at_ns = round(datetime(2026, 11, 23, tzinfo=UTC).timestamp()) * 10**9
+    inside = set_span_in_context(NonRecordingSpan(SpanContext(7, 9, is_remote=False, trace_flags=TraceFlags(1))), Context())
+    resource, scope = Resource.create({"service.name": "authz"}), InstrumentationScope("authz")
+    made = encode_logs(
+        [
+            ReadableLogRecord(
+                LogRecord(
+                    timestamp=time_ns,
+                    observed_timestamp=time_ns,
+                    context=context,
+                    severity_text="INFO",
+                    severity_number=SeverityNumber.INFO,
+                    body=msgspec.json.encode(each).decode(),
+                    attributes={"authz.effect": effect} if effect else {},
+                    event_name=name,
+                ),
+                resource,
+                scope,
+            )
+            for each, time_ns, context, effect, name in (
+                (record("denied: é"), at_ns, Context(), "deny", "authz.decision"),
+                (traced, at_ns, inside, "allow", "authz.decision"),
+                (settled, at_ns + 250_000_000, Context(), "", "authz.settlement"),
+            )
+        ]
+    )
+    with collecting() as collector:
+        exporter = RecordExporter(resource, endpoint=collector.endpoint, insecure=True, timeout=5)
+        assert exporter.send([record("denied: é"), traced, settled])
+        assert exporter.send([traced])
+        exporter.shutdown()
+        first, second = collector.raw
+    assert ExportLogsServiceRequest.FromString(first) == made
+    (again,) = ExportLogsServiceRequest.FromString(second).resource_logs[0].scope_logs[0].log_records
+    assert again == made.resource_logs[0].scope_logs[0].log_records[1]
 
 
 def test_what_a_collector_refuses_is_counted_as_lost_and_nothing_else_is(caplog: pytest.LogCaptureFixture) -> None:

@@ -130,6 +130,35 @@ def test_a_sink_that_hangs_holds_up_nobody_and_what_did_not_fit_is_counted() -> 
     assert [each.message for each in sink.taken if isinstance(each, DecisionRecord)] == list("012345")
 
 
+class Batches:
+    """Notes how many records came at a time."""
+
+    name = "file"
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.entered = threading.Event()
+
+    def write(self, records: Sequence[Record]) -> int:
+        self.sizes.append(len(records))
+        self.entered.set()
+        return 0
+
+    def close(self) -> int:
+        return 0
+
+
+def test_a_record_after_a_pause_leaves_at_once_and_what_follows_leaves_together() -> None:
+    sink = Batches()
+    writer = RecordWriter(sink, gather_s=60)
+    writer.write(record("0"))
+    assert sink.entered.wait(10)
+    for number in range(1, 9):
+        writer.write(record(str(number)))
+    writer.close()  # waits for no gathering
+    assert sink.sizes == [1, 8]
+
+
 def test_a_full_file_is_turned_over_between_two_lines_and_the_oldest_go(tmp_path: Path) -> None:
     path = tmp_path / "var" / "decisions.jsonl"
     size = len(msgspec.json.encode(record("000"))) + 1
