@@ -131,9 +131,10 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--store", choices=[kind.value for kind in Kind], default=Kind.SQLITE.value)
+    parser.add_argument("--threads", type=int, default=4, help="requests under way at once: how steady a load it is")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    soaked = run(Kind(arguments.store), arguments.minutes)
+    soaked = run(Kind(arguments.store), arguments.minutes, threads=arguments.threads)
     if arguments.json:
         sys.stdout.write(msgspec.json.encode(soaked).decode() + "\n")
     else:
