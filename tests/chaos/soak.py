@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sqlite3
 import sys
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from statistics import linear_regression, quantiles
 
 import msgspec
 from msgspec import Struct
+from redis.exceptions import TimeoutError as RedisTimeout
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +42,7 @@ class Soaked(Struct, frozen=True):
     """rss_mib      first and last after the warm-up, and the highest, of both sidecars together
     mib_an_hour     the slope; kib_per_1000  the same by requests
     overdue         the most reservations seen pending after their deadline and a sweep; left  pending at the end
+    unseen          looks at them that the store had no time to answer
     """
 
     store: str
@@ -54,6 +57,7 @@ class Soaked(Struct, frozen=True):
     kib_per_1000: float
     file_mib: float
     overdue: int
+    unseen: int
     left: int
     leaks: list[str]
     books_agree: bool
@@ -68,11 +72,11 @@ def run(kind: Kind, minutes: float, *, threads: int = 4, pause_s: float = 0.03) 
         fleet.groq.keep_only(_PER_ROUND)
         fleet.groq.behave(*_mixture())
         with Load(fleet.url, callers(fleet, capped(0)), threads=threads, pause_s=pause_s) as load:
-            samples, overdue = _follow(fleet, load, time.monotonic() + 60 * minutes)
+            samples, overdue, unseen = _follow(fleet, load, time.monotonic() + 60 * minutes)
         fleet.groq.behave()
         wait_for_the_ends(fleet)
         watch.look()
-        return _soaked(fleet, minutes, load.sent, samples, overdue)
+        return _soaked(fleet, minutes, load.sent, samples, overdue, unseen)
 
 
 def _mixture() -> list[Behaviour]:
@@ -80,15 +84,18 @@ def _mixture() -> list[Behaviour]:
     return [Behaviour(times=18), Behaviour(status=500, times=1), Behaviour(cut_after=2, times=1)] * 10
 
 
-def _follow(fleet: Fleet, load: Load, end_s: float) -> tuple[list[tuple[float, int, int]], int]:
-    """(seconds, requests so far, resident bytes) at every sample, and the most that were overdue."""
-    samples, overdue, began_s = [], 0, time.monotonic()
+def _follow(fleet: Fleet, load: Load, end_s: float) -> tuple[list[tuple[float, int, int]], int, int]:
+    """(seconds, requests so far, resident bytes) at every sample; the most that were overdue; how many looks for those failed."""
+    samples, overdue, unseen, began_s = [], 0, 0, time.monotonic()
     while time.monotonic() < end_s:
         pause(SAMPLE_S)
         fleet.groq.behave(*_mixture())
         samples.append((time.monotonic() - began_s, len(load.sent), sum(_resident(each.process) for each in fleet.sidecars)))
-        overdue = max(overdue, books.overdue(fleet))
-    return samples, overdue
+        try:
+            overdue = max(overdue, books.overdue(fleet))
+        except (RedisTimeout, sqlite3.OperationalError):
+            unseen += 1  # the sidecars' own time is what matters: who looks on has to do without
+    return samples, overdue, unseen
 
 
 def _resident(process: object) -> int:
@@ -98,7 +105,9 @@ def _resident(process: object) -> int:
         return int(file.read().split()[1]) * _PAGE_BYTES
 
 
-def _soaked(fleet: Fleet, minutes: float, sent: list[Sent], samples: list[tuple[float, int, int]], overdue: int) -> Soaked:
+def _soaked(
+    fleet: Fleet, minutes: float, sent: list[Sent], samples: list[tuple[float, int, int]], overdue: int, unseen: int
+) -> Soaked:
     warm = samples[int(len(samples) * WARM_UP) :]
     sizes = [size for _, _, size in warm]
     by_time = linear_regression([at for at, _, _ in warm], sizes).slope
@@ -119,6 +128,7 @@ def _soaked(fleet: Fleet, minutes: float, sent: list[Sent], samples: list[tuple[
         kib_per_1000=by_request * 1000 / 2**10,
         file_mib=fleet.store_path.stat().st_size / 2**20 if fleet.store_path.exists() else 0.0,
         overdue=overdue,
+        unseen=unseen,
         left=books.pending(fleet),
         leaks=secrets_found(fleet),
         books_agree=agree,
@@ -131,9 +141,10 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--store", choices=[kind.value for kind in Kind], default=Kind.SQLITE.value)
+    parser.add_argument("--threads", type=int, default=4, help="requests under way at once: how steady a load it is")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    soaked = run(Kind(arguments.store), arguments.minutes)
+    soaked = run(Kind(arguments.store), arguments.minutes, threads=arguments.threads)
     if arguments.json:
         sys.stdout.write(msgspec.json.encode(soaked).decode() + "\n")
     else:
@@ -146,6 +157,7 @@ def main() -> int:
         table.add_row("growth", f"{soaked.mib_an_hour:+.2f} MiB an hour, {soaked.kib_per_1000:+.1f} KiB per 1,000 requests")
         table.add_row("database file, MiB", f"{soaked.file_mib:.1f}")
         table.add_row("reservations overdue at any look; pending at the end", f"{soaked.overdue}; {soaked.left}")
+        table.add_row("looks that the store had no time for", str(soaked.unseen))
         table.add_row("balances equal the replayed journal", "yes" if soaked.books_agree else "NO")
         table.add_row("secrets seen", ", ".join(soaked.leaks) or "none")
         Console(width=140).print(table)
