@@ -56,6 +56,6 @@ def _redis(fleet: Fleet) -> list[Reserved]:
     found = []
     for name in client.scan_iter(match="authz:*:heads"):
         for identity, head in client.hscan_iter(name, count=1000):
-            state, _, _, deadline, _, request_id, *_ = decode_mixed(head)
+            state, _, _, deadline, request_id, *_ = decode_mixed(head)
             found.append(Reserved(identity.decode(), str(request_id), STATES[int(state)], int(deadline)))
     return found
