@@ -44,8 +44,8 @@ class SidecarTls(Struct, frozen=True, forbid_unknown_fields=True):
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     """Where Envoy finds this process.
 
-    socket     a Unix socket, made with mode 0600: the access log, health, our own services, and Check
-    transport  `native`: Check has a socket of its own beside it, with a server of ours; `grpcio`: all is on one
+    socket     a Unix socket, made with mode 0600: health, our own services, Check and the access log
+    transport  `native`: Envoy asks on a socket beside it, with a server of ours; `grpcio`: all is on one
     workers    processes of `authz serve`, each with sockets of its own
     queue      how many Checks may wait for a decision, counted once for every 64 KiB of body; who comes then is a 503
     drain_s    how long NOT_SERVING is shown before the stop · grace_s: how long it then waits for what is under way
@@ -65,7 +65,7 @@ class Listen(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def check_socket(self) -> str:
-        """Where Check is asked: of `run/authz.sock`, `run/authz.check.sock`."""
+        """Where Envoy asks, and tells its log: of `run/authz.sock`, `run/authz.check.sock`."""
         return self.socket if self.transport == "grpcio" else _beside(self.socket, "check")
 
     def below(self, base: Path) -> Listen:

@@ -1,4 +1,4 @@
-"""The sidecar process: a Unix socket with the access log, our own services, health and reflection, one for Check, and how it
+"""The sidecar process: a Unix socket with our own services, health and reflection, one for Check and the access log, and how it
 drains."""
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class Sidecar:
         names = (AUTHORIZATION, ACCESS_LOG, decisions.SERVICE, status.SERVICE, health.SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         methods: dict[str, Answerer] = {f"/{AUTHORIZATION}/Check": self._checks, f"/{health.SERVICE}/Check": healthy}
-        listener = Listener(methods, steady=time.monotonic_ns) if check_path != path else None
+        streams = {f"/{ACCESS_LOG}/StreamAccessLogs": self._settle}
+        listener = Listener(methods, streams=streams, steady=time.monotonic_ns) if check_path != path else None
 
         with _umask(0o177):
             server.add_insecure_port(f"unix:{path}")
@@ -105,7 +106,7 @@ class Sidecar:
         await healthy.drain()
         _log.info("draining", extra={"drain_s": self._listen.drain_s})
         await asyncio.sleep(self._listen.drain_s)
-        # An access-log stream never ends by itself: left open it would take the whole grace.
+        # An access-log stream never ends by itself: left open it would take the whole grace. The listener ends its own.
         self._draining.set()
         if listener is not None:
             await asyncio.gather(listener.stop(self._listen.grace_s), server.stop(self._listen.grace_s))
@@ -169,7 +170,7 @@ class Sidecar:
             self._engine.settle(receipt)
 
     async def _access_log(self, stream: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        """Settles what comes. In a drain it ends the stream, which would not end by itself, right after a message.
+        """The same on grpcio, which hears nothing more of a stream that it ends. So in a drain that is right after a message.
 
         What Envoy sends while its stream is being ended is lost, and it does not send it again. It sends by a timer: when
         something has just come, nothing follows for a tenth of a second, and what it tells then goes to another process.

@@ -209,10 +209,9 @@ def through_envoy(rounds: int, requests: int) -> Figure:
         one = stack.enter_context(place(more=more))
         sidecar, _ = one.serve()
         urls = {}
-        sockets = {"authz": (sidecar, sidecar.replace(".check", "")), "floor": (one.floor()[0],) * 2}
-        for name, (check, other) in sockets.items():
+        for name, socket in {"authz": sidecar, "floor": one.floor()[0]}.items():
             admin = one.folder / f"{name}.admin"
-            bootstrap = _bootstrap(one.config, str(admin), check, other)
+            bootstrap = _bootstrap(one.config, str(admin), socket)
             where = one.folder / name
             where.mkdir()
             envoy = stack.enter_context(Envoy(where, bootstrap, str(admin)))
@@ -229,14 +228,13 @@ def through_envoy(rounds: int, requests: int) -> Figure:
     return Figure("P8", what, tuple(over / under for over, under in found), 1.0, AT_MOST, parts)
 
 
-def _bootstrap(config: Path, admin: str, check: str, other: str) -> str:
+def _bootstrap(config: Path, admin: str, socket: str) -> str:
     upstream = read_settings(config).upstream
     return render(
         EnvoyOptions(
             listen="127.0.0.1:0",
             admin_socket=admin,
-            check_sockets=(check,),
-            sidecar_sockets=(other,),
+            sidecar_sockets=(socket,),
             upstream=Upstream(host=upstream.host, port=upstream.port, tls=False),
         )
     )

@@ -26,6 +26,7 @@ from authz.reasons import SPEC, Reason
 from authz.server import ACCESS_LOG, AUTHORIZATION, Sidecar
 from tests.envoy.sidecar import allow
 
+GRACE_S = 5.0
 ROOM = UpstreamRoom("default", "m", Meter.TOKENS, limit=100, left=7, teams=2, learned_ns=3)
 
 
@@ -72,7 +73,7 @@ def with_sidecar(
 
     async def go() -> FakeEngine:
         engine: Any = FakeEngine()
-        listen = convert({"socket": str(folder / "s.sock"), "transport": transport, "drain_s": 0.0, "grace_s": 5.0}, Listen)
+        listen = convert({"socket": str(folder / "s.sock"), "transport": transport, "drain_s": 0.0, "grace_s": GRACE_S}, Listen)
         paths = {Path(listen.socket), Path(listen.check_socket)}
         sidecar = Sidecar(engine, listen)
         serving = asyncio.create_task(sidecar.serve())
@@ -189,7 +190,8 @@ def log_message(reservation: str) -> bytes:
     return message.SerializeToString()
 
 
-def test_the_access_log_settles_and_its_stream_does_not_hold_up_the_drain(tmp_path: Path) -> None:
+@BOTH
+def test_the_access_log_settles_and_its_stream_does_not_hold_up_the_drain(tmp_path: Path, transport: str) -> None:
     async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
         stream = channel.stream_unary(**raw(f"/{ACCESS_LOG}/StreamAccessLogs"))()
         await stream.write(log_message("r1"))
@@ -197,7 +199,20 @@ def test_the_access_log_settles_and_its_stream_does_not_hold_up_the_drain(tmp_pa
             await asyncio.sleep(0.01)
         sidecar.stop()  # the stream is still open
 
-    assert [receipt.reservation_id for receipt in with_sidecar(tmp_path, act).receipts] == ["r1"]
+    began_s = time.monotonic()
+    assert [receipt.reservation_id for receipt in with_sidecar(tmp_path, act, transport).receipts] == ["r1"]
+    assert time.monotonic() - began_s < GRACE_S
+
+
+def test_a_message_that_cannot_be_read_takes_none_with_it(tmp_path: Path) -> None:
+    async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:
+        stream = channel.stream_unary(**raw(f"/{ACCESS_LOG}/StreamAccessLogs"))()
+        for message in (log_message("r1"), b"\xff\xff", log_message("r2")):
+            await stream.write(message)
+        await stream.done_writing()
+        assert await stream == b""
+
+    assert [receipt.reservation_id for receipt in with_sidecar(tmp_path, act, "native").receipts] == ["r1", "r2"]
 
 
 def test_a_drain_ends_an_access_log_stream_right_after_a_message(tmp_path: Path) -> None:

@@ -28,8 +28,7 @@ def envoy_config(config: Path, sockets: tuple[str, ...], workers: int | None) ->
     options = EnvoyOptions(
         listen=settings.envoy.listen,
         admin_socket=settings.envoy.admin_socket,
-        check_sockets=tuple(listen.check_socket for listen in listens),
-        sidecar_sockets=tuple(listen.socket for listen in listens),
+        sidecar_sockets=tuple(listen.check_socket for listen in listens),
         sidecar_address=settings.listen.address,
         sidecar_tls=settings.envoy.sidecar,
         tls=Tls(**structs.asdict(tls)) if tls is not None else None,

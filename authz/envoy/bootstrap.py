@@ -72,8 +72,7 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
 
     listen                "host:port"; port 0 takes a free one
     admin_socket          path of the admin interface's Unix socket
-    sidecar_sockets       one path for each authz process: its access log
-    check_sockets         in the same order, where each answers Check; none for the same ones
+    sidecar_sockets       one path for each authz process: where it answers Check and takes the access log
     sidecar_address       in place of the sockets: "host:port" of a sidecar on another machine
     sidecar_tls           what is shown and wanted there; None only where that says `insecure`
     tls                   None only for clients on this machine, or behind something that ends TLS: keys travel in the clear
@@ -95,7 +94,6 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
     listen: str
     admin_socket: str
     sidecar_sockets: tuple[str, ...] = ()
-    check_sockets: tuple[str, ...] = ()
     sidecar_address: str = ""
     sidecar_tls: SidecarTls | None = None
     tls: Tls | None = None
@@ -123,9 +121,7 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
             raise _wrong("sidecar_address", "`host:port`", self.sidecar_address)
         if not self.sidecar_sockets and not self.sidecar_address:
             raise _wrong("sidecar_sockets", "at least one path", self.sidecar_sockets)
-        if self.check_sockets and len(self.check_sockets) != len(self.sidecar_sockets):
-            raise _wrong("check_sockets", "as many as sidecar_sockets, or none", self.check_sockets)
-        for path in (self.admin_socket, *self.check_sockets, *self.sidecar_sockets):
+        for path in (self.admin_socket, *self.sidecar_sockets):
             if not 0 < len(path.encode()) <= MAX_SOCKET_PATH_BYTES:
                 raise _wrong("a socket's path", f"1 to {MAX_SOCKET_PATH_BYTES} bytes", path)
         if self.tls is not None:
@@ -171,8 +167,7 @@ def render(options: EnvoyOptions) -> str:
         "upload_check_timeout": UPLOAD_CHECK_TIMEOUT,
         "check_timeout": f"{options.check_timeout_ms / 1000:.3f}s",
         "check_try_timeout": f"{options.check_try_timeout_ms / 1000:.3f}s",
-        "check_endpoints": _endpoints(options, options.check_sockets or options.sidecar_sockets),
-        "sidecar_endpoints": _endpoints(options, options.sidecar_sockets),
+        "sidecar_endpoints": _endpoints(options),
         "sidecar_transport": _sidecar_transport(options),
         "upstream_authority": upstream.name,
         "upstream_host": upstream.host,
@@ -204,12 +199,12 @@ _PLAIN: Final[dict[str, Any]] = {
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
 
 
-def _endpoints(options: EnvoyOptions, paths: tuple[str, ...]) -> list[dict[str, Any]]:
+def _endpoints(options: EnvoyOptions) -> list[dict[str, Any]]:
     if options.sidecar_address:
         host, _, port = options.sidecar_address.rpartition(":")
         address: dict[str, Any] = {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
         return [{"endpoint": {"address": address}}]
-    return [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in paths]
+    return [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in options.sidecar_sockets]
 
 
 def _sidecar_transport(options: EnvoyOptions) -> dict[str, Any]:

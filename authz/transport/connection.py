@@ -1,11 +1,13 @@
-"""One HTTP/2 connection, the server's side, for unary gRPC: bytes in, events and bytes out. No sockets and no clock.
+"""One HTTP/2 connection, the server's side, for gRPC: bytes in, events and bytes out. No sockets and no clock.
 
-Theory of operation. A stream is in one of five states, and `_ON_A_STREAM` says what each frame means in each of them:
+Theory of operation. A stream is in one of seven states, and `_ON_A_STREAM` says what each frame means in each of them:
 
 idle       above the highest number that the peer has used
 receiving  its headers are here, and not all of its message
 waiting    its message is whole, the peer has ended its side, and there is no answer yet
 sending    its answer does not fit into the windows, and waits for them
+flowing    of a method whose messages are told one by one (`Said`), for as long as the peer has any
+leaving    the same once a drain has ended our side: what the peer sent before it heard of that is still told
 gone       answered, refused, cancelled or reset; nothing is kept of it
 
 What a peer does wrong on one stream ends that stream; what would make every later frame doubtful, or is done too often, ends
@@ -17,17 +19,18 @@ The peer is told to keep no header table (see `heads.py`). Our own blocks use no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 from authz.transport import frames
 from authz.transport.frames import ACK, END_STREAM, PADDED, Code, ConnectionFault, Kind, Setting
-from authz.transport.heads import DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, Head, Heads, Refusal
+from authz.transport.heads import DEADLINE_EXCEEDED, Head, Heads, Refusal
 from authz.transport.limits import Allowance, Limits
-from authz.transport.messages import PREFIX_BYTES, too_large, unframed
+from authz.transport.messages import unframed
 from authz.transport.reading import FrameReader
-from authz.transport.sending import DEFAULT_WINDOW, Sender
-from authz.transport.streams import Called, Cancelled, Event, State, Stream
+from authz.transport.receiving import Receiver
+from authz.transport.sending import Sender
+from authz.transport.streams import Called, Cancelled, Event, Said, State, Stream
 
 _DRAIN_PING: Final = b"draining"
 
@@ -36,28 +39,28 @@ class Connection:
     """`receive` what arrives, answer what it says was called, and send what `take` gives.
 
     known     header blocks that have been read, of any connection
+    flowing   the paths of those methods that take a stream of messages and answer with an empty one
     draining  the peer is told to begin nothing more
     finished  nothing more is to be read or answered: close it when the last of `take` is sent
     fault     why it ended, where it was the peer's
     """
 
-    def __init__(self, limits: Limits, known: dict[bytes, Head], now_ns: int) -> None:
-        self._limits, self._now_ns, self._began_ns = limits, now_ns, now_ns
+    def __init__(self, limits: Limits, known: dict[bytes, Head], now_ns: int, flowing: Container[bytes] = frozenset()) -> None:
+        self._limits, self._now_ns, self._began_ns, self._flowing = limits, now_ns, now_ns, flowing
         self._heads = Heads(known, head_bytes=limits.head_bytes, block_bytes=limits.block_bytes)
         self._sender = Sender()
+        self._receiver = Receiver(limits, self._sender.put)
         self._events: list[Event] = []
         self._reader = FrameReader(limits.block_bytes)
         self._settled = False
         self._streams: dict[int, Stream] = {}
         self._highest = 0
-        self._unread = self._partial = 0
         self._resets = Allowance(limits.resets, now_ns)
         self._chatter = Allowance(limits.chatter, now_ns)
         self._updates = Allowance(limits.updates, now_ns)
         self._last: int | None = None  # the highest stream that is answered, once a drain has said so
         self.draining = self.finished = False
         self.fault: ConnectionFault | None = None
-        self._window = max(limits.window, DEFAULT_WINDOW)
         ours = {
             Setting.HEADER_TABLE_SIZE: 0,
             Setting.MAX_CONCURRENT_STREAMS: limits.streams,
@@ -65,8 +68,7 @@ class Connection:
             Setting.MAX_HEADER_LIST_SIZE: limits.head_bytes,
         }
         self._sender.put(frames.settings(ours))
-        if self._window > DEFAULT_WINDOW:
-            self._sender.put(frames.window_update(0, self._window - DEFAULT_WINDOW))
+        self._receiver.begin()
 
     # ---- for whoever moves the bytes and answers the calls
 
@@ -111,6 +113,8 @@ class Connection:
             self.draining = True
             self._sender.put(frames.go_away(frames.MAX_STREAM, Code.NO_ERROR))
             self._sender.put(frames.frame(Kind.PING, 0, 0, _DRAIN_PING))
+            for number, stream in self._streams.items():
+                self._leave(number, stream)
 
     def expire(self, now_ns: int) -> None:
         """Gives up what has been arriving for too long. Called now and then."""
@@ -200,13 +204,16 @@ class Connection:
         elif head.refusal is not None:
             self._refuse(number, head.refusal, ended=ended)
         else:
-            self._streams[number] = stream = Stream(head, self._now_ns)
+            state = State.FLOWING if head.path in self._flowing else State.RECEIVING
+            self._streams[number] = stream = Stream(head, self._now_ns, state)
+            if self.draining:
+                self._leave(number, stream)
             if ended:
                 self._whole(number, stream)
 
     def _trailers(self, flags: int, number: int, stream: Stream, block: bytes) -> None:
         head = self._heads.read(block)  # whatever they say: the table has to be kept up
-        if stream.state is not State.RECEIVING:
+        if stream.state not in (State.RECEIVING, State.FLOWING, State.LEAVING):
             raise ConnectionFault(Code.STREAM_CLOSED, "HEADERS on a stream whose end was sent")
         if not flags & END_STREAM or not head.malformed:
             self._reset(number, Code.PROTOCOL_ERROR)  # trailers have no path; what has one is a second request
@@ -217,7 +224,7 @@ class Connection:
 
     def _data(self, flags: int, number: int, payload: bytes) -> None:
         stream, size, ended = self._streams[number], len(payload), bool(flags & END_STREAM)
-        self._account(size)
+        self._receiver.account(size)
         stream.unread += size
         if stream.unread > self._limits.stream_window:
             self._reset(number, Code.FLOW_CONTROL_ERROR)
@@ -225,12 +232,10 @@ class Connection:
         if flags & PADDED:
             payload = frames.unpadded(flags, payload)
         if payload:
-            stream.parts.append(payload)
-            stream.size += len(payload)
-            self._partial += len(payload)
+            self._receiver.keep(stream, payload)
         elif not ended:
             self._chat()
-        problem = self._oversize(stream)
+        problem = self._receiver.oversize(stream)
         if problem is not None:
             self._refuse(number, problem, ended=ended)
         elif ended:
@@ -239,37 +244,44 @@ class Connection:
             self._sender.put(frames.window_update(number, stream.unread))
             stream.unread = 0
 
-    def _oversize(self, stream: Stream) -> Refusal | None:
-        if stream.size > self._limits.message_bytes + PREFIX_BYTES:
-            return too_large(self._limits.message_bytes)
-        if self._partial > self._limits.partial_bytes:
-            return Refusal(RESOURCE_EXHAUSTED, "too much of other messages has begun to arrive")
-        return None
+    def _flow(self, flags: int, number: int, payload: bytes) -> None:
+        """Of a stream that flows. INVARIANT: what the peer sent before its own end is told, whatever we have ended by then."""
+        self._data(flags & ~END_STREAM, number, payload)
+        stream = self._streams.get(number)
+        if stream is None:
+            return
+        found = self._receiver.messages(stream)
+        if isinstance(found, Refusal):
+            self._refuse(number, found, ended=False)
+            return
+        self._events += [Said(stream.head, message) for message in found]
+        if flags & END_STREAM:
+            self._whole(number, stream)
+
+    def _leave(self, number: int, stream: Stream) -> None:
+        """Ends our side of it, where it flows."""
+        if stream.state is State.FLOWING:
+            self._sender.leave(number, stream)
+            stream.state, stream.began_ns = State.LEAVING, self._now_ns
 
     def _stale_data(self, flags: int, number: int, payload: bytes) -> None:
         """For a stream that we have refused or the peer has reset: it may have been under way."""
-        self._account(len(payload))
+        self._receiver.account(len(payload))
         if not payload:
             self._chat()
 
     def _late_data(self, flags: int, number: int, payload: bytes) -> None:
         """After the end of the message."""
-        self._account(len(payload))
+        self._receiver.account(len(payload))
         self._abandon(number, Code.STREAM_CLOSED)
 
-    def _account(self, size: int) -> None:
-        self._unread += size
-        if self._unread > self._window:
-            raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "more than the connection's window")
-        if self._unread > self._window // 2:
-            self._sender.put(frames.window_update(0, self._unread))
-            self._unread = 0
-
     def _whole(self, number: int, stream: Stream) -> None:
-        """The peer has ended its side: there is one message, or an error."""
-        body = stream.parts[0] if len(stream.parts) == 1 else b"".join(stream.parts)
-        self._partial -= stream.size
-        stream.parts, stream.size = [], 0
+        """The peer has ended its side: there is one message, or an error; where it flows, nothing more."""
+        if stream.state in (State.FLOWING, State.LEAVING):
+            self._leave(number, stream)
+            self._drop(number)
+            return
+        body = self._receiver.whole(stream)
         if stream.head.length is not None and stream.head.length != len(body):
             self._reset(number, Code.PROTOCOL_ERROR)
             return
@@ -328,7 +340,9 @@ class Connection:
         self._reset(number, code)
 
     def _refuse(self, number: int, refusal: Refusal, *, ended: bool) -> None:
-        self._sender.refuse(number, refusal)
+        stream = self._streams.get(number)
+        if stream is None or stream.state is not State.LEAVING:
+            self._sender.refuse(number, refusal)
         self._drop(number)
         if not ended:
             self._reset(number, Code.NO_ERROR)  # the rest of the message is of no use
@@ -342,7 +356,7 @@ class Connection:
     def _drop(self, number: int) -> None:
         stream = self._streams.pop(number, None)
         if stream is not None:
-            self._partial -= stream.size
+            self._receiver.forget(stream)
             self._finish_if_empty()
 
     def _finish_if_empty(self) -> None:
@@ -353,13 +367,12 @@ class Connection:
         self.fault, self.finished = fault, True
         self._sender.put(frames.go_away(self._highest, fault.code, fault.problem))
         self._streams.clear()
-        self._partial = 0
 
     def _expire(self) -> None:
         if not self._settled and self._now_ns - self._began_ns > self._limits.handshake_ns:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "expected HTTP/2's preface and SETTINGS sooner")
         for number, stream in list(self._streams.items()):
-            if stream.state is State.RECEIVING:
+            if stream.state in (State.RECEIVING, State.LEAVING):
                 late = stream.deadline_ns is not None and self._now_ns > stream.deadline_ns
                 if late or self._now_ns - stream.began_ns > self._limits.message_ns:
                     self._refuse(number, Refusal(DEADLINE_EXCEEDED, "the message did not arrive in time"), ended=False)
@@ -394,19 +407,14 @@ _FRAMES: Final[dict[int, _Read]] = {
 }
 
 _ON_A_STREAM: Final[dict[tuple[Kind, State], _Read]] = {
-    (Kind.DATA, State.IDLE): Connection._never,
+    **{(kind, State.IDLE): Connection._never for kind in (Kind.DATA, Kind.RST_STREAM, Kind.WINDOW_UPDATE)},
     (Kind.DATA, State.RECEIVING): Connection._data,
     (Kind.DATA, State.WAITING): Connection._late_data,
     (Kind.DATA, State.SENDING): Connection._late_data,
+    (Kind.DATA, State.FLOWING): Connection._flow,
+    (Kind.DATA, State.LEAVING): Connection._flow,
     (Kind.DATA, State.GONE): Connection._stale_data,
-    (Kind.RST_STREAM, State.IDLE): Connection._never,
-    (Kind.RST_STREAM, State.RECEIVING): Connection._rst_stream,
-    (Kind.RST_STREAM, State.WAITING): Connection._rst_stream,
-    (Kind.RST_STREAM, State.SENDING): Connection._rst_stream,
-    (Kind.RST_STREAM, State.GONE): Connection._rst_stream,
-    (Kind.WINDOW_UPDATE, State.IDLE): Connection._never,
-    (Kind.WINDOW_UPDATE, State.RECEIVING): Connection._stream_window,
-    (Kind.WINDOW_UPDATE, State.WAITING): Connection._stream_window,
-    (Kind.WINDOW_UPDATE, State.SENDING): Connection._stream_window,
+    **{(Kind.RST_STREAM, state): Connection._rst_stream for state in State if state is not State.IDLE},
+    **{(Kind.WINDOW_UPDATE, state): Connection._stream_window for state in State if state not in (State.IDLE, State.GONE)},
     (Kind.WINDOW_UPDATE, State.GONE): Connection._ignore,
 }

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, cast
 
 from authz.transport.connection import Connection
 from authz.transport.heads import UNIMPLEMENTED, Head, Refusal
 from authz.transport.limits import Limits
-from authz.transport.seam import Answerer, Call, Unheard
-from authz.transport.streams import Called
+from authz.transport.seam import Answerer, Call, Hearer, Unheard
+from authz.transport.streams import Called, Said
 
 _EXPIRE_S: Final = 1.0
 _HEARD: Final = 1024
@@ -26,11 +27,20 @@ class Listener:
     """Serves methods on a Unix socket.
 
     methods  by path, `/package.Service/Method`; any other is UNIMPLEMENTED
+    streams  the same for those that take a stream of messages: each is heard as it comes, and the answer is an empty one
     steady   a steady clock, ns: deadlines are by it
     """
 
-    def __init__(self, methods: Mapping[str, Answerer], *, steady: Callable[[], int], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Answerer],
+        *,
+        steady: Callable[[], int],
+        limits: Limits | None = None,
+        streams: Mapping[str, Hearer] = MappingProxyType({}),
+    ) -> None:
         self._methods = {path.encode(): answerer for path, answerer in methods.items()}
+        self._streams = {path.encode(): hearer for path, hearer in streams.items()}
         self._steady, self._limits = steady, limits or Limits()
         self._known: dict[bytes, Head] = {}
         self._peers: set[_Peer] = set()
@@ -64,9 +74,8 @@ class Listener:
             self._expiring.cancel()
 
     def _peer(self) -> asyncio.Protocol:
-        peer = _Peer(
-            self._methods, Connection(self._limits, self._known, self._steady()), self._limits, self._steady, self._gone
-        )
+        connection = Connection(self._limits, self._known, self._steady(), self._streams)
+        peer = _Peer(self._methods, self._streams, connection, self._limits, self._steady, self._gone)
         self._peers.add(peer)
         return peer
 
@@ -87,14 +96,19 @@ class _Peer(asyncio.Protocol):
     def __init__(
         self,
         methods: Mapping[bytes, Answerer],
+        streams: Mapping[bytes, Hearer],
         connection: Connection,
         limits: Limits,
         steady: Callable[[], int],
         gone: Callable[[_Peer], None],
     ) -> None:
-        self._methods, self._connection, self._limits, self._steady, self._gone = methods, connection, limits, steady, gone
+        self._methods, self._streams, self._connection = methods, streams, connection
+        self._limits, self._steady, self._gone = limits, steady, gone
         self._waiting: dict[int, Call] = {}
         self._unheard: dict[int, Unheard] = {}
+        self._fresh: list[int] = []
+        self._leaving: list[int] = []
+        """Streams answered since the last flush, and those whose answers the kernel may not have taken by now."""
         self._transport: asyncio.Transport | None = None
 
     # What the loop says
@@ -108,6 +122,8 @@ class _Peer(asyncio.Protocol):
         for event in self._connection.receive(data, self._steady()):
             if isinstance(event, Called):
                 self._call(event)
+            elif isinstance(event, Said):
+                self._streams[event.head.path](event.message)
             else:
                 self._cancel(event.stream)
         self.flush()
@@ -131,8 +147,11 @@ class _Peer(asyncio.Protocol):
             _log.error("a peer was cut off", extra={"problem": str(fault)})
         for stream in list(self._waiting):
             self._cancel(stream)
-        for stream in list(self._unheard):
-            if self._connection.unsent(stream):
+        # A write that fails says that the peer has closed: nothing of it was heard, and what the peer said before, that it
+        # cancels a call for instance, is not read any more.
+        failed = self._leaving if isinstance(error, BrokenPipeError) else ()
+        for stream in [*failed, *self._unheard]:
+            if stream in failed or self._connection.unsent(stream):
                 self._cancel(stream)
         self._gone(self)
 
@@ -160,13 +179,15 @@ class _Peer(asyncio.Protocol):
 
     def answer(self, stream: int, message: bytes, unheard: Unheard | None = None) -> None:
         self._waiting.pop(stream, None)
-        heard = self._transport is not None and self._connection.answer(stream, message)
+        transport = self._transport
+        heard = transport is not None and not transport.is_closing() and self._connection.answer(stream, message)
         if unheard is None:
             return
         if not heard:
             unheard()
             return
         self._unheard[stream] = unheard
+        self._fresh.append(stream)
         if len(self._unheard) > _HEARD:
             del self._unheard[next(iter(self._unheard))]
 
@@ -179,7 +200,11 @@ class _Peer(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if data := self._connection.take():
+            if not transport.get_write_buffer_size():
+                self._leaving.clear()
+            self._leaving += self._fresh
             transport.write(data)
+        self._fresh.clear()
         if self._connection.finished:
             transport.close()
 

@@ -57,3 +57,6 @@ class Call:
 
 Answerer = Callable[[Call], None]
 """Answers a call, now or later; it does not flush, where it answers at once."""
+
+Hearer = Callable[[bytes], None]
+"""Hears one message of a stream; must not raise, or the connection and what it carries end."""

@@ -83,3 +83,11 @@ class Sender:
     def refuse(self, number: int, refusal: Refusal) -> None:
         self._out.append(replies.refuse(number, refusal, self._prefix))
         self._prefix = b""
+
+    def leave(self, number: int, stream: Stream) -> None:
+        """An empty message, and the end. A peer that lets not even that through is told the end alone."""
+        if min(self._window, self._initial + stream.credit) >= PREFIX_BYTES:
+            self.answer(number, stream, b"")
+        else:
+            self._out.append(replies.begin(number, self._prefix) + replies.end(number))
+            self._prefix = b""

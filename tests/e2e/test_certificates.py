@@ -87,8 +87,7 @@ def test_clients_without_one_use_another_envoy_before_the_same_sidecar(office: O
     options = EnvoyOptions(
         listen="127.0.0.1:0",
         admin_socket=str(folder / "b.sock"),
-        sidecar_sockets=(office.client.stack.settings.listen.socket,),
-        check_sockets=(office.client.stack.settings.listen.check_socket,),
+        sidecar_sockets=(office.client.stack.settings.listen.check_socket,),
         tls=Tls(str(folder / "envoy.crt"), str(folder / "envoy.key")),
         access_log="/dev/null",
     )

@@ -54,8 +54,7 @@ def front(folder: Path, *, more_sockets: tuple[str, ...] = (), **changes: Any) -
         options = EnvoyOptions(
             listen="127.0.0.1:0",
             admin_socket=str(folder / "a.sock"),
-            sidecar_sockets=(str(sidecar.socket), *more_sockets),
-            check_sockets=(str(sidecar.check_socket), *more_sockets),
+            sidecar_sockets=(str(sidecar.check_socket), *more_sockets),
             upstream=Upstream("127.0.0.1", groq.port, tls=False),
             max_body_bytes=MAX_BODY_BYTES,
             access_log=str(folder / "access.log"),

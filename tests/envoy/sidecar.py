@@ -48,8 +48,8 @@ def allow(reservation_id: str, headers: tuple[tuple[str, str], ...] = ()) -> All
 class Native:
     """The listener of our own transport, on a loop in a thread. `answer` may take its time: each call has a thread."""
 
-    def __init__(self, path: Path, answer: Callable[[bytes], bytes]) -> None:
-        self._path, self._answer = path, answer
+    def __init__(self, path: Path, answer: Callable[[bytes], bytes], hear: Callable[[bytes], None]) -> None:
+        self._path, self._answer, self._hear = path, answer, hear
         self._loop = asyncio.new_event_loop()
         self._pool = ThreadPoolExecutor(8)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -70,7 +70,8 @@ class Native:
             "/envoy.service.auth.v3.Authorization/Check": self._call,
             "/grpc.health.v1.Health/Check": lambda call: call.answer(serving),
         }
-        self._listener = Listener(methods, steady=time.monotonic_ns)
+        streams = {"/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs": self._hear}
+        self._listener = Listener(methods, streams=streams, steady=time.monotonic_ns)
         bound = socket.socket(socket.AF_UNIX)
         bound.bind(str(self._path))
         self._thread.start()
@@ -132,13 +133,16 @@ class Sidecar:
         self.checks.append(request)
         return encode(self.decide(request))
 
+    def _hear(self, raw: bytes) -> None:
+        receipts = read_stream_message(raw)
+        with self._arrived:
+            self._receipts += receipts
+            self._arrived.notify_all()
+
     def _stream_access_logs(self, messages: Iterator[bytes], _: grpc.ServicerContext) -> bytes:
         try:
             for raw in messages:
-                receipts = read_stream_message(raw)
-                with self._arrived:
-                    self._receipts += receipts
-                    self._arrived.notify_all()
+                self._hear(raw)
         except grpc.RpcError:
             pass  # the stream was cut: Envoy or this server is going
         return stream_response()
@@ -162,7 +166,7 @@ class Sidecar:
         server.start()
         self._server = server
         if self._native:
-            self._resources.enter_context(Native(self.check_socket, self._check))
+            self._resources.enter_context(Native(self.check_socket, self._check, self._hear))
 
     def stop(self) -> None:
         self._resources.close()

@@ -83,8 +83,7 @@ def test_an_upstreams_name_stays_a_value() -> None:
         {"listen": "a:-1"},
         {"sidecar_sockets": ()},
         {"sidecar_sockets": ("",)},
-        {"check_sockets": ("/run/one.sock",)},
-        {"check_sockets": ("/run/one.sock", "")},
+        {"sidecar_sockets": ("/run/one.sock", "")},
         {"admin_socket": "/" + "a" * 107},
         {"max_body_bytes": 0},
         {"max_body_bytes": MAX_BODY_BYTES + 1},
@@ -201,11 +200,10 @@ def test_a_sidecar_that_is_gone_is_seen() -> None:
     assert paths(made) == ["/run/authz/s1.sock", "/run/authz/s2.sock"]
 
 
-def test_check_and_the_access_log_are_asked_where_each_is_served() -> None:
-    made = config(check_sockets=("/run/authz/s1.check.sock", "/run/authz/s2.check.sock"))
+def test_check_and_the_access_log_have_connections_of_their_own_to_the_same_sidecars() -> None:
+    made = config()
     check, log = cluster(made, "sidecar"), cluster(made, "sidecar-log")
-    assert paths(check) == ["/run/authz/s1.check.sock", "/run/authz/s2.check.sock"]
-    assert paths(log) == ["/run/authz/s1.sock", "/run/authz/s2.sock"]
+    assert paths(check) == paths(log) == ["/run/authz/s1.sock", "/run/authz/s2.sock"]
     for name in (
         "common_lb_config",
         "health_checks",
@@ -216,7 +214,6 @@ def test_check_and_the_access_log_are_asked_where_each_is_served() -> None:
     asked = http_filter(made, "envoy.filters.http.ext_authz")["grpc_service"]["envoy_grpc"]
     logged = manager(made)["access_log"][0]["typed_config"]["common_config"]["grpc_service"]["envoy_grpc"]
     assert (asked, logged) == ({"cluster_name": "sidecar"}, {"cluster_name": "sidecar-log"})
-    assert paths(cluster(config(), "sidecar")) == paths(cluster(config(), "sidecar-log"))
 
 
 def test_one_check_that_was_late_takes_no_sidecar_away() -> None:

@@ -241,8 +241,7 @@ def doors(folder: Path) -> Iterator[dict[str, Door]]:
             options = EnvoyOptions(
                 listen="127.0.0.1:0",
                 admin_socket=str(folder / f"{listen.transport}.a"),
-                check_sockets=(listen.check_socket,),
-                sidecar_sockets=(listen.socket,),
+                sidecar_sockets=(listen.check_socket,),
                 upstream=Upstream("127.0.0.1", groq.port, tls=False),
                 max_body_bytes=MAX_BODY_BYTES,
             )

@@ -9,7 +9,7 @@ from authz.transport.connection import Connection
 from authz.transport.frames import END_HEADERS, Kind
 from authz.transport.heads import Refusal
 from authz.transport.limits import Limits, Rate
-from authz.transport.streams import Called
+from authz.transport.streams import Called, Said
 from tests.transport.peer import hello, parse
 
 LIMITS: Final = Limits(
@@ -25,12 +25,13 @@ LIMITS: Final = Limits(
     updates=Rate(30, 5),
 )
 _KINDS: Final = (*Kind, 0xAA)
+_FLOWING: Final = (b"/a/b",)
 _STEP_NS: Final = 10_000_000
 
 
 def check_bytes(data: bytes) -> None:
     """The bytes as they are, in pieces whose lengths they choose themselves. Raises AssertionError for a promise broken."""
-    connection, now_ns, at = Connection(LIMITS, {}, 0), 0, 0
+    connection, now_ns, at = Connection(LIMITS, {}, 0, _FLOWING), 0, 0
     if data[:1] < b"\xf0":
         _say(connection, hello(), 0)
     while at < len(data):
@@ -44,7 +45,7 @@ def check_bytes(data: bytes) -> None:
 def check_frames(data: bytes) -> bool:
     """The bytes as frames with lengths that hold: kind, flags, stream and payload are theirs to choose. Whether the connection
     was still open at their end."""
-    connection, now_ns, at = Connection(LIMITS, {}, 0), 0, 0
+    connection, now_ns, at = Connection(LIMITS, {}, 0, _FLOWING if data[:1] >= b"\x80" else ()), 0, 0
     _say(connection, hello(), 0)
     while at + 4 <= len(data):
         kind, flags, stream, size = data[at : at + 4]
@@ -65,7 +66,10 @@ def _say(connection: Connection, data: bytes, now_ns: int) -> None:
     finished = connection.finished
     for event in connection.receive(data, now_ns):
         assert not finished, "a connection that has ended tells of nothing"
-        if isinstance(event, Called):
+        if isinstance(event, Said):
+            assert event.head.path in _FLOWING
+            assert len(event.message) <= LIMITS.message_bytes
+        elif isinstance(event, Called):
             if event.stream % 3 == 0:
                 connection.refuse(event.stream, Refusal(12, "no"))
             elif event.stream % 3 == 1:
@@ -73,7 +77,8 @@ def _say(connection: Connection, data: bytes, now_ns: int) -> None:
     sent = parse(connection.take())
     assert not (finished and sent), "a connection that has ended says nothing more"
     assert len(connection._streams) <= LIMITS.streams
-    assert sum(stream.size for stream in connection._streams.values()) == connection._partial <= LIMITS.partial_bytes + 20_000
+    partial = connection._receiver._partial
+    assert sum(stream.size for stream in connection._streams.values()) == partial <= LIMITS.partial_bytes + 20_000
 
 
 def _end(connection: Connection, now_ns: int) -> None:

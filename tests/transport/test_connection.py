@@ -12,7 +12,7 @@ from authz.transport.frames import END_HEADERS, END_STREAM, PADDED, PRIORITISED,
 from authz.transport.heads import Head, Refusal
 from authz.transport.limits import Limits, Rate
 from authz.transport.messages import framed
-from authz.transport.streams import Called, Cancelled
+from authz.transport.streams import Called, Cancelled, Event
 from tests.transport.peer import ACKNOWLEDGED, HEADERS, PATH, Peer, ended_with, hello, parse, resets
 
 S = 1_000_000_000
@@ -35,15 +35,22 @@ SMALL = Limits(
 class It:
     """A connection that has shaken hands, and its peer."""
 
-    def __init__(self, limits: Limits = SMALL, settings: dict[Setting, int] | None = None, *, window: int = 0) -> None:
+    def __init__(
+        self,
+        limits: Limits = SMALL,
+        settings: dict[Setting, int] | None = None,
+        *,
+        window: int = 0,
+        flowing: tuple[bytes, ...] = (),
+    ) -> None:
         self.peer = Peer()
-        self.connection = Connection(limits, {}, 0)
+        self.connection = Connection(limits, {}, 0, flowing)
         self.said(hello(settings) + self.peer.acknowledge())
         if window:
             self.said(frames.window_update(0, window))
         self.sent()
 
-    def said(self, data: bytes, now_ns: int = 0) -> list[Called | Cancelled]:
+    def said(self, data: bytes, now_ns: int = 0) -> list[Event]:
         return self.connection.receive(data, now_ns)
 
     def sent(self) -> bytes:
@@ -558,7 +565,7 @@ def test_headers_on_a_stream_that_the_peer_has_ended_end_the_connection() -> Non
 def test_more_than_the_connections_window_ends_it() -> None:
     it = It(Limits(stream_window=10_000_000, window=80_000))
     it.said(it.peer.head(1))
-    it.connection._unread = 70_000
+    it.connection._receiver._unread = 70_000
     it.said(frame(Kind.DATA, 0, 1, bytes(16_384)))
     ended = ended_with(it.sent())
     assert ended is not None

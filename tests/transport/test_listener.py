@@ -14,11 +14,14 @@ from typing import Any
 
 import grpc
 import pytest
+import uvloop
 
 from authz.transport import Call, Limits, Listener
 from authz.transport.frames import Code, Kind, Setting, frame, reset
-from tests.transport.peer import PATH, Peer, ended_with, hello, parse
+from authz.transport.messages import framed
+from tests.transport.peer import HEADERS, PATH, Frame, Peer, ended_with, hello, parse
 
+STREAM = "/a.B/Stream"
 Act = Callable[["Served"], Awaitable[None]]
 
 
@@ -29,8 +32,11 @@ class Served:
         self.path = path
         self.calls: list[Call] = []
         self.unheard: list[bytes] = []
+        self.heard: list[bytes] = []
         self.answering: Callable[[Call], None] | None = None
-        self.listener = Listener({PATH: self._take}, steady=time.monotonic_ns, limits=limits)
+        self.listener = Listener(
+            {PATH: self._take}, steady=time.monotonic_ns, limits=limits, streams={STREAM: self.heard.append}
+        )
 
     def _take(self, call: Call) -> None:
         self.calls.append(call)
@@ -59,7 +65,12 @@ class Served:
         return await asyncio.open_unix_connection(str(self.path))
 
 
-def serving(folder: Path, act: Act, limits: Limits | None = None) -> None:
+def serving(
+    folder: Path,
+    act: Act,
+    limits: Limits | None = None,
+    loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+) -> None:
     async def go() -> None:
         served = Served(folder / "t.sock", limits or Limits())
         bound = socket.socket(socket.AF_UNIX)
@@ -70,7 +81,8 @@ def serving(folder: Path, act: Act, limits: Limits | None = None) -> None:
         finally:
             await served.listener.stop(0)
 
-    asyncio.run(go())
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(go())
 
 
 def echo(call: Call) -> None:
@@ -78,6 +90,66 @@ def echo(call: Call) -> None:
 
 
 # ---- grpcio as the peer
+
+
+def test_grpcios_stream_is_heard_as_it_goes_and_ends_with_an_empty_answer(tmp_path: Path) -> None:
+    async def act(served: Served) -> None:
+        async with served.channel() as channel:
+            streaming: Any = channel.stream_unary(STREAM)
+            stream = streaming()
+            large = bytes(range(256)) * 4096 * 9  # 9 MiB
+            for count, message in enumerate([b"one", b"", large, b"two"], 1):
+                await stream.write(message)
+                await served.until(lambda count=count: len(served.heard) == count)  # type: ignore[misc]  # bound on purpose
+            assert served.heard == [b"one", b"", large, b"two"]
+            await stream.done_writing()
+            assert await stream == b""
+
+    serving(tmp_path, act)
+
+
+def test_a_drain_ends_a_stream_for_its_peer(tmp_path: Path) -> None:
+    async def act(served: Served) -> None:
+        async with served.channel() as channel:
+            streaming: Any = channel.stream_unary(STREAM)
+            stream = streaming()
+            await stream.write(b"one")
+            await served.until(lambda: served.heard == [b"one"])
+            await served.listener.stop(10)
+            assert await stream == b""
+
+    serving(tmp_path, act)
+
+
+def test_what_is_under_way_when_a_drain_ends_a_stream_is_heard(tmp_path: Path) -> None:
+    """Also where the peer has no time to hear of the drain for a while, and goes on as before."""
+
+    async def act(served: Served) -> None:
+        peer, (reader, writer) = Peer(), await served.raw()
+        to_stream = tuple((name, STREAM if name == ":path" else value) for name, value in HEADERS)
+        writer.write(hello() + peer.acknowledge() + peer.head(1, to_stream) + frame(Kind.DATA, 0, 1, framed(b"one")))
+        await served.until(lambda: served.heard == [b"one"])
+        stopping = asyncio.ensure_future(served.listener.stop(10))
+        said = b""
+        while not any(each.kind == Kind.HEADERS for each in _whole(said)):
+            said += await reader.read(4096)
+        (ping,) = (each.payload for each in _whole(said) if each.kind == Kind.PING)
+        writer.write(frame(Kind.DATA, 0, 1, framed(b"two")) + frame(Kind.PING, 1, 0, ping))
+        await served.until(lambda: served.heard == [b"one", b"two"])
+        writer.write(frame(Kind.DATA, 0, 1, framed(b"three")) + reset(1, Code.CANCEL))
+        await stopping
+        assert served.heard == [b"one", b"two", b"three"]
+        writer.close()
+
+    serving(tmp_path, act)
+
+
+def _whole(data: bytes) -> list[Frame]:
+    """The frames that are there to their end."""
+    at = 0
+    while len(data) - at >= 9 and len(data) - at >= (size := 9 + int.from_bytes(data[at : at + 3])):
+        at += size
+    return parse(data[:at])
 
 
 def test_grpcio_asks_many_at_once_and_large(tmp_path: Path) -> None:
@@ -197,6 +269,27 @@ def test_a_reset_after_the_answer_means_that_it_was_not_heard(tmp_path: Path) ->
         del reader
 
     serving(tmp_path, act)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_an_answer_to_a_peer_that_has_left_is_taken_back(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """A decision keeps the loop to itself: that the peer has closed meanwhile is known only after the answer is given."""
+
+    async def act(served: Served) -> None:
+        peer = Peer()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(served.path))
+            client.sendall(hello() + peer.acknowledge() + peer.call(1) + peer.call(3) + peer.call(5))
+            await served.until(lambda: len(served.calls) == 3)
+            first, second, third = served.calls
+            served.answer(first, b"heard")
+            await served.until(lambda: b"heard" in client.recv(65536))
+        served.answer(second, b"not heard")
+        served.answer(third, b"not heard either")
+        await served.until(lambda: len(served.unheard) == 2)
+        assert sorted(served.unheard) == [b"not heard", b"not heard either"]
+
+    serving(tmp_path, act, loop=loop)
 
 
 def test_a_peer_that_leaves_withdraws_what_waits_and_what_was_not_sent(tmp_path: Path) -> None:
