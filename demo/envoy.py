@@ -59,6 +59,12 @@ class Envoy:
         return f"http://{self._listening.address}:{self._listening.port_value}"
 
     @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError("envoy is not started")
+        return self._process.pid
+
+    @property
     def port(self) -> int:
         return self._listening.port_value
 

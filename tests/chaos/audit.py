@@ -36,6 +36,7 @@ from tests.chaos import books
 from tests.chaos.fleet import CAPPED, OPEN_KEY, Fleet, capped
 from tests.chaos.load import PROMPT, Sent, numbers
 
+PENDING: Final = "reservations are pending after their deadline and a sweep"
 _LOOK_S: Final = 0.05
 _SLACK_S: Final = 8.0
 _LONGEST_S: Final = 10
@@ -116,7 +117,7 @@ def audit(fleet: Fleet, sent: Iterable[Sent], received: Iterable[Received], watc
     try:
         wait_for_the_ends(fleet)
     except TimeoutError:
-        say(f"{books.pending(fleet)} reservations are pending after their deadline and a sweep")
+        say(f"{books.pending(fleet)} {PENDING}")
     watch.look()
     found.highest = watch.highest
     if watch.above:

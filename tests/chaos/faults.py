@@ -8,8 +8,8 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, prlimit
 from typing import Final
 
@@ -74,6 +74,29 @@ def suspended(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def starved(pids: Sequence[int], longest_s: float) -> Iterator[None]:
+    """Each of these processes stands still again and again, as on a machine that has no time for it. They may end meanwhile."""
+    stopping = threading.Event()
+
+    def run(pid: int) -> None:
+        chance = random.Random(pid)
+        with suppress(ProcessLookupError):
+            while not stopping.wait(chance.uniform(0.0, longest_s / 2)):
+                with suspended(pid):
+                    pause(chance.uniform(0.0, longest_s))
+
+    threads = [threading.Thread(target=run, args=(pid,), daemon=True) for pid in pids]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
 
 
 # ---- processes
@@ -152,11 +175,15 @@ def roll(fleet: Fleet, seconds: float) -> str:
 
 def restart(fleet: Fleet, sidecar: Sidecar) -> None:
     """As an operator would: the next one only when Envoy sees this one serve."""
+    stop(sidecar)
+    sidecar.start()
+    fleet.wait_until_healthy()
+
+
+def stop(sidecar: Sidecar) -> None:
     code = sidecar.stop()
     if code != 0:
         raise AssertionError(f"a sidecar that was told to stop ended with {code}")
-    sidecar.start()
-    fleet.wait_until_healthy()
 
 
 @fault("envoy restarted")

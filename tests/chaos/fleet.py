@@ -162,6 +162,12 @@ class Fleet:
     def store_uri(self) -> str:
         return self.redis.uri if self.redis is not None else f"sqlite:///{self.store_path}"
 
+    @property
+    def pids(self) -> list[int]:
+        """Of Envoy, of the sidecars that run, and of Redis where it is the store."""
+        running = [each.process.pid for each in self.sidecars if each.process is not None]
+        return [self.envoy.pid, *running, *([self.redis.pid] if self.redis is not None else [])]
+
     def healthy(self) -> int:
         """How many sidecars Envoy takes to be well, for Checks and for its log."""
         return min(self.envoy.stats("cluster.sidecar(-log)?.membership_healthy").values())

@@ -85,7 +85,7 @@ def _mixture() -> list[Behaviour]:
 
 
 def _follow(fleet: Fleet, load: Load, end_s: float) -> tuple[list[tuple[float, int, int]], int, int]:
-    """(seconds, requests so far, resident bytes) at every sample; the most that were overdue; how many looks for those failed."""
+    """(seconds, requests so far, resident bytes) at every sample; the most that were overdue; how many looks failed."""
     samples, overdue, unseen, began_s = [], 0, 0, time.monotonic()
     while time.monotonic() < end_s:
         pause(SAMPLE_S)

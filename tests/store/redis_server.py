@@ -47,6 +47,11 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}" if self.port else f"unix://{self.socket}"
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None, "it is not running"
+        return self._process.pid
+
+    @property
     def client(self) -> Any:  # redis-py is typed in part only
         """To look and to meddle, past the store."""
         if self._client is None:
