@@ -366,7 +366,7 @@ class Connection:
     def _end(self, fault: ConnectionFault) -> None:
         self.fault, self.finished = fault, True
         self._sender.put(frames.go_away(self._highest, fault.code, fault.problem))
-        self._streams.clear()
+        self._receiver.forget_all(self._streams)
 
     def _expire(self) -> None:
         if not self._settled and self._now_ns - self._began_ns > self._limits.handshake_ns:

@@ -67,3 +67,7 @@ class Receiver:
     def forget(self, stream: Stream) -> None:
         self._partial -= stream.size
         stream.parts, stream.size = [], 0
+
+    def forget_all(self, streams: dict[int, Stream]) -> None:
+        streams.clear()
+        self._partial = 0

@@ -17,6 +17,7 @@ SEEDS: Final = (
     _said((0, 0, 1, b""), (Kind.DATA + 11, 1, 1, bytes(5))),
     _said((0, 0, 1, b""), (Kind.WINDOW_UPDATE, 0, 1, bytes(4)), (Kind.RST_STREAM, 0, 1, bytes(4))),
     _said((Kind.SETTINGS + 11, 0, 0, b"\x00\x04\x00\x00\x00\x05"), (Kind.PING, 0, 0, bytes(8)), (Kind.GOAWAY, 0, 0, bytes(8))),
+    _said((0x80, 0, 1, b""), (Kind.DATA + 11, 0, 1, b"\0\0\0\0\1a\0\0\0\0\2b"), (Kind.DATA + 11, 1, 1, b"b")),
     _said((Kind.HEADERS, 0, 1, b"\x83"), (Kind.CONTINUATION, 4, 1, b"\x86\x84")),
 )
 

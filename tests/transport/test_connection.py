@@ -553,6 +553,15 @@ def test_what_makes_a_connection_doubtful_ends_it(data: bytes, code: Code) -> No
     assert it.sent() == b""
 
 
+def test_a_connection_that_ends_keeps_nothing_of_what_had_begun_to_arrive() -> None:
+    it = It()
+    it.said(it.peer.head(1) + frame(Kind.DATA, 0, 1, bytes(4)))
+    assert it.connection._receiver._partial == 4
+    it.said(frame(Kind.PING, 0, 3, bytes(8)))
+    assert it.over()
+    assert it.connection._receiver._partial == 0
+
+
 def test_headers_on_a_stream_that_the_peer_has_ended_end_the_connection() -> None:
     it = It()
     it.call(1)
