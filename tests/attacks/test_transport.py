@@ -397,7 +397,7 @@ def test_a15_a_request_id_of_the_clients_names_nothing_of_ours(door: Door) -> No
     records = door.admitted(send, send)
     ids = {record["reservation_id"] for record in records}
     assert len(ids) == 2, "two requests hold twice, whatever they call themselves"
-    assert all(re.fullmatch(r"[0-9a-f]{32}", identity) for identity in ids)
+    assert all(re.fullmatch(r"[0-9a-f]{12}[0-9a-f]{32}", identity) for identity in ids), "a time, and what nobody can guess"
     assert not {record["request_id"] for record in records} & {"00000000-0000-4000-8000-000000000000", ""}
     # What is allowed once is sent once: no route tries again.
     assert inspect(door.stack.folder / "envoy.yaml") == ()
