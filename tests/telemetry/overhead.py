@@ -4,8 +4,9 @@ Each turn decides and settles a batch on every engine, one after the other, in a
 
 - the processor's time on the deciding thread, which is what a decision waits for and what another process on the machine does
   not change. Its ratio is taken within a turn, and the median over all turns is shown; it may not be above `MOST`
-- the processor's time of the whole process, until what is written, counted and sent beside the path has come to its end, above
-  that of the engine that tells nothing. The interpreter does one thing at a time, so this too is time in which nobody decides
+- in turns of their own, the processor's time of the whole process, until what is written, counted and sent beside the path has
+  come to its end, above that of the engine that tells nothing. The interpreter does one thing at a time, so this too is time in
+  which nobody decides
 
 The collector is another process, as it is where somebody uses one.
 
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -38,7 +39,7 @@ from tests.telemetry.traffic import receipt
 MOST: Final = 1.10
 NOTHING: Final = "nothing"
 PAUSE_S: Final = 2 * EXPORT_S
-"""After each turn, on every engine: longer than anything waits to be written."""
+"""Longer than anything waits to be written."""
 
 _COLLECTOR: Final = """
 import sys
@@ -57,13 +58,18 @@ class Subject:
         self._secret = place.issue("chatbot-prod")
         self._number = 0
 
-    def turn(self, batch: int) -> tuple[int, int]:
-        """Nanoseconds that `batch` decisions took on their thread, what is settled in between not among it; and all that the
-        process did for both."""
+    def whole_turn(self, batch: int) -> int:
+        """Nanoseconds of the process for `batch` decisions and settlements, and all that comes of them."""
+        began = time.process_time_ns()
+        self.turn(batch)
+        time.sleep(PAUSE_S)
+        return time.process_time_ns() - began
+
+    def turn(self, batch: int) -> int:
+        """Nanoseconds that `batch` decisions took on their thread; what is settled in between is not in it."""
         took = 0
         engine = self._place.engine
         decide = engine.pdp.decide
-        process_began = time.process_time_ns()
         for _ in range(batch):
             self._place.time.pass_s(0.25)
             self._number += 1
@@ -74,8 +80,7 @@ class Subject:
             assert isinstance(decision, Allow), decision
             engine.settle(receipt(decision))
         engine.tick()
-        time.sleep(PAUSE_S)
-        return took, time.process_time_ns() - process_began
+        return took
 
 
 @contextmanager
@@ -126,23 +131,32 @@ class Found(Struct, frozen=True):
 
 
 def measure(folder: Path, turns: int, batch: int) -> dict[str, Found]:
-    took: dict[str, list[tuple[int, int]]] = {}
     with subjects(folder) as some:
         for subject in some:
             subject.turn(batch)  # to warm up
-        for turn in range(turns):
-            for at in range(len(some)):
-                subject = some[(at + turn) % len(some)]
-                took.setdefault(subject.name, []).append(subject.turn(batch))
-    floor = took[NOTHING]
+        took = in_turns(some, turns, lambda subject: subject.turn(batch))
+        for subject in some:
+            subject.whole_turn(batch)
+        whole = in_turns(some, turns // 2, lambda subject: subject.whole_turn(batch))
     return {
         name: Found(
-            ratio=statistics.median(one / other for (one, _), (other, _) in zip(found, floor, strict=True)),
-            us=statistics.median(one for one, _ in found) / batch / 1000,
-            process_us=statistics.median(one - other for (_, one), (_, other) in zip(found, floor, strict=True)) / batch / 1000,
+            ratio=statistics.median(one / other for one, other in zip(took[name], took[NOTHING], strict=True)),
+            us=statistics.median(took[name]) / batch / 1000,
+            process_us=statistics.median(one - other for one, other in zip(whole[name], whole[NOTHING], strict=True))
+            / batch
+            / 1000,
         )
-        for name, found in sorted(took.items(), key=lambda pair: pair[0] != NOTHING)
+        for name in sorted(took, key=lambda name: name != NOTHING)
     }
+
+
+def in_turns(some: list[Subject], turns: int, measured: Callable[[Subject], int]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for turn in range(turns):
+        for at in range(len(some)):
+            subject = some[(at + turn) % len(some)]
+            found.setdefault(subject.name, []).append(measured(subject))
+    return found
 
 
 def main() -> None:
