@@ -227,7 +227,7 @@ def whole(rules: list[Rule], question: Question) -> tuple[bool, set[str], int]:
     return result.allowed and not errors, set() if errors else named, errors
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples * 6 // 5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rules(), st.lists(questions(), min_size=1, max_size=8))
 def test_a_slice_answers_as_the_whole_set(rules: list[Rule], asked: list[Question]) -> None:
     links = [rule.link for rule in rules if rule.link is not None]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from authz.quota.windows import (
@@ -145,6 +145,10 @@ class TestSliding:
             sliding(0)
 
 
+STANDARD_AGAIN = int(datetime(2009, 11, 1, 2, 31, tzinfo=UTC).timestamp())
+HALF_PAST_TWELVE = int(datetime(1919, 3, 31, 4, 30, tzinfo=UTC).timestamp())
+
+
 class TestCalendar:
     @pytest.mark.parametrize(
         ("period", "zone", "moment", "first", "end"),
@@ -160,6 +164,10 @@ class TestCalendar:
             (Period.DAY, "America/Havana", "2026-11-01T00:30", "2026-11-01", "2026-11-02"),  # midnight comes twice
             (Period.DAY, "America/Sao_Paulo", "2018-11-04T12:00", "2018-11-04", "2018-11-05"),  # no midnight
             (Period.DAY, "Pacific/Apia", "2011-12-31T12:00", "2011-12-31", "2012-01-01"),  # the day before was left out
+            (Period.WEEK, "Europe/Berlin", "2026-03-29T12:00", "2026-03-23", "2026-03-30"),  # an hour short
+            (Period.WEEK, "UTC", "2027-01-02T12:00", "2026-12-28", "2027-01-04"),
+            (Period.MONTH, "UTC", "2026-02-01T00:00", "2026-02-01", "2026-03-01"),
+            (Period.MONTH, "UTC", "2026-01-31T12:00", "2026-01-01", "2026-02-01"),
         ],
     )
     def test_periods(self, period: Period, zone: str, moment: str, first: str, end: str) -> None:
@@ -181,6 +189,10 @@ class TestCalendar:
         st.integers(0, 4_000_000_000),
         st.integers(0, 40 * 86_400),
     )
+    # At a minute past midnight back to the day before; and from half past eleven to half past twelve, so that midnight is left out.
+    @example(Period.DAY, "America/St_Johns", STANDARD_AGAIN, 3_600)
+    @example(Period.MONTH, "America/St_Johns", STANDARD_AGAIN, 3_600)
+    @example(Period.DAY, "America/Toronto", HALF_PAST_TWELVE, 1_800)
     def test_periods_follow_one_another_without_a_gap(self, period: Period, zone: str, second: int, later: int) -> None:
         window = calendar(period, zone)
         bucket = window.bucket(second * NS)
