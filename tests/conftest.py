@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, settings
 # An example's wall-clock time says how busy the machine is. What may hang is ended by pytest-timeout.
 settings.register_profile("authz", deadline=None)
 settings.register_profile(
-    # For `make mutation`, which asks thousands of times whether a test fails: the same examples each time, and none is made smaller.
+    # For `make mutation`, which asks thousands of times whether a test fails: the same examples each time, none made smaller.
     "mutation",
     deadline=None,
     derandomize=True,

@@ -189,7 +189,7 @@ class TestCalendar:
         st.integers(0, 4_000_000_000),
         st.integers(0, 40 * 86_400),
     )
-    # At a minute past midnight back to the day before; and from half past eleven to half past twelve, so that midnight is left out.
+    # At a minute past midnight back to the day before; from half past eleven to half past twelve, so that there is no midnight.
     @example(Period.DAY, "America/St_Johns", STANDARD_AGAIN, 3_600)
     @example(Period.MONTH, "America/St_Johns", STANDARD_AGAIN, 3_600)
     @example(Period.DAY, "America/Toronto", HALF_PAST_TWELVE, 1_800)
