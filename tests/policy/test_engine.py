@@ -181,6 +181,14 @@ def test_what_cannot_be_asked_is_denied_with_an_error(action: str, resource: Uid
     assert (verdict.allowed, len(verdict.errors)) == (False, 1)
 
 
+def test_a_group_of_actions_reaches_what_is_in_a_group_in_it() -> None:
+    text = SCHEMA_FILE.read_text(encoding="utf-8").replace("action infer;", "action work; action infer in [work];")
+    policies = engine('@id("p") permit (principal, action in Action::"work", resource);', validated=False).slices.policies
+    nested = PolicyEngine(policies, read_schema(CedarText("s", text)), ENTITIES, UTC)
+    assert nested.decide(BY_K1, "chat", (M1,), context()).allowed
+    assert not nested.decide(BY_K1, "key.rotate", (K1,), ADMIN).allowed
+
+
 def test_administration_is_the_same_engine() -> None:
     text = """@id("own") permit (principal is User, action == Action::"key.rotate", resource is Key)
         when { principal in resource.team };"""
