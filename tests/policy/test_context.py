@@ -4,12 +4,13 @@ import json
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.policy import AdminContext, Context, Kind, Percents
-from authz.policy.context import ALL, ContextWriter
+from authz.policy.context import ALL, TIMES, ContextWriter, samples
 from tests.policy.world import BY_K1, M1, context, engine
 
 WRITER = ContextWriter(ZoneInfo("Europe/Berlin"))
@@ -87,6 +88,46 @@ def test_any_text_survives_as_it_is(tier: str, source_ip: str) -> None:
     found = written(context(tier=tier, source_ip=source_ip))
     assert found["service_tier"] == tier
     assert set(found) - {"source_ip"} == ALL[Kind.INFERENCE] - {"source_ip"}
+
+
+FULL = Context(7, 9, True, "e", "t", True, "192.0.2.7", 1_795_966_937_999_999_999, Percents(1, 2, 3, 4), Percents(5, 6, 7, 8))
+"""A Sunday's 15:42:17 UTC, and a second all but gone."""
+
+
+@pytest.mark.parametrize("fact", sorted(ALL[Kind.INFERENCE] | TIMES))
+def test_what_no_policy_looks_at_is_not_written(fact: str) -> None:
+    whole = written(FULL)
+    assert whole["time"] == {"epoch_s": 1_795_966_937, "date": 20261129, "hour": 16, "minute": 42, "weekday": 7}
+    field, _, part = fact.partition(".")
+    expected = {part: whole[field][part]} if part else whole[field]
+    assert json.loads(WRITER.write(FULL, frozenset({fact}))) == {field: expected}
+    assert "." not in WRITER.write(FULL, frozenset({fact, "time"}) - {"source_ip", "endpoint"})  # a whole second is an integer
+    rest = ALL[Kind.INFERENCE] - {field}
+    assert json.loads(WRITER.write(FULL, rest)).keys() == rest
+
+
+def test_where_no_policy_looks_at_anything_nothing_is_written() -> None:
+    assert WRITER.write(FULL, frozenset()) == WRITER.write(AdminContext("::1", 0), frozenset()) == "{}"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_samples_are_the_two_shapes_of_a_context(kind: Kind) -> None:
+    full, without = samples(kind)
+    assert written(full).keys() == ALL[kind]
+    assert written(without).keys() == ALL[kind] - {"source_ip"}
+
+
+@pytest.mark.parametrize("amount", [0, 2**63 - 1])
+def test_the_least_and_the_most_that_cedar_holds_are_written(amount: int) -> None:
+    for value in (context(input_tokens=amount), msgspec.structs.replace(FULL, max_output_tokens=amount)):
+        assert amount in (written(value)["input_tokens"], written(value)["max_output_tokens"])
+
+
+@pytest.mark.parametrize("amount", [-1, 2**63])
+def test_less_and_more_is_an_error(amount: int) -> None:
+    for value in (context(input_tokens=amount), msgspec.structs.replace(FULL, max_output_tokens=amount)):
+        with pytest.raises(ValueError, match=f"^{amount} tokens, expected 0 to {2**63 - 1}$"):
+            WRITER.write(value, frozenset({"stream"}))
 
 
 def test_an_amount_that_cedar_cannot_hold_is_an_error_and_a_denial() -> None:

@@ -17,6 +17,7 @@ from authz.policy.cedar import action_groups
 from authz.policy.context import ALL, ContextWriter
 from authz.policy.entities import ancestors, document, table
 from authz.policy.policies import literal, parse_policies
+from authz.policy.slices import Slice
 from tests.policy import world
 
 WORLD = table(world.ENTITIES)
@@ -257,6 +258,38 @@ def test_the_slice_of_a_request_holds_what_can_match_and_nothing_else() -> None:
     )
     verdict = world.engine(text).decide(world.BY_K1, "chat", (world.M1,), world.context())
     assert verdict.policies == ("equal", "team", "type", "type in role")
+
+
+def test_the_slice_holds_what_is_said_of_the_action_too() -> None:
+    text = "".join(
+        f'@id("{name}") permit (principal, action {scope}, resource);'
+        for name, scope in {
+            "any": "",
+            "the one": '== Action::"chat"',
+            "another": '== Action::"respond"',
+            "its group itself": '== Action::"infer"',
+            "its group": 'in Action::"infer"',
+            "another group": 'in Action::"administer"',
+            "one of several": 'in [Action::"respond", Action::"chat"]',
+            "a group of several": 'in [Action::"respond", Action::"infer"]',
+            "none of several": 'in [Action::"respond", Action::"embed"]',
+        }.items()
+    )
+    engine = world.engine(text, validated=False)
+    reached = [policy.id for policy in engine.in_reach(world.BY_K1, "chat", world.M1)]
+    assert reached == ["any", "the one", "its group", "one of several", "a group of several"]
+    assert engine.in_reach(world.BY_K1, "zork", world.M1) == ()
+
+
+def test_cedars_messages_have_our_ids_in_them() -> None:
+    made = Slice(cedarpy.PolicySet.from_str(""), {"policy0": "mine", "policy1": "an other"})
+    assert made.explain(["b", "while policy `policy1`: `x` of policy `policy0`", "a policy `policy7` `y`", "`policy0`"]) == (
+        "`policy0`",
+        "a policy `policy7` `y`",
+        "b",
+        "while policy `an other`: `x` of policy `policy0`",
+    )
+    assert made.ids(["policy0", "policy1"]) == ("an other", "mine")
 
 
 def _of_size(teams: int) -> PolicyEngine:
