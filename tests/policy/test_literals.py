@@ -63,7 +63,7 @@ TIME = {"time.epoch_s", "time.date", "time.hour", "time.minute", "time.weekday"}
 )
 def test_the_facts_that_a_policy_looks_at(condition: str, facts: set[str], opaque: bool, context_only: bool) -> None:
     found = read(condition)
-    assert (found.facts, found.opaque, found.context_only) == (facts, opaque, context_only)
+    assert (set(found.facts), found.opaque, found.context_only) == (set(facts), opaque, context_only)
 
 
 @pytest.mark.parametrize(
