@@ -91,7 +91,7 @@ class Fallback:
         if declared is not _DENY and now_ns < self._ask_again_ns:
             return self._admit(hold, declared, now_ns)
         try:
-            return self._in_its_own_name(hold, self._store.reserve(hold, now_ns), now_ns)
+            return self._store.reserve(hold, now_ns)
         except StoreUnavailable:
             self._ask_again_ns = now_ns + _PAUSE_NS
             if declared is OnStoreError.DENY:
@@ -109,8 +109,7 @@ class Fallback:
         try:
             if asked:
                 outcomes = self._store.reserve_many([holds[at] for at in asked], now_ns)
-                for at, outcome in zip(asked, outcomes, strict=True):
-                    found[at] = self._in_its_own_name(holds[at], outcome, now_ns)
+                found.update(zip(asked, outcomes, strict=True))
         except StoreUnavailable as error:
             self._ask_again_ns = now_ns + _PAUSE_NS
             unheard = [at for at in asked if at not in found]
@@ -175,16 +174,6 @@ class Fallback:
 
     # How
 
-    def _in_its_own_name(self, hold: Hold, outcome: Held | Full, now_ns: int) -> Held | Full:
-        """A Check that is asked again holds something of its own, beside what the try before it holds.
-
-        INVARIANT: no two Checks go out with one reservation, and none gives back another's. Tries reach the store in any order,
-        and whoever was given up on gives back what it held as soon as it hears of that: it must be its own and nothing else.
-        """
-        if isinstance(outcome, Held) and outcome.reservation_id != hold.id:
-            return self._store.reserve(structs.replace(hold, retry_key=""), now_ns)
-        return outcome
-
     def _catch_up(self, now_ns: int, at_most: int, changes: list[Change]) -> None:
         while self._doubts and len(changes) < at_most:
             changes.append(self._store.void(self._doubts[0], now_ns))
@@ -203,8 +192,6 @@ class Fallback:
             raise StoreUnavailable(f"{self._max_backlog} requests wait for the store already")
         own = structs.replace(hold, charges=tuple(self._own(charge) for charge in hold.charges))
         outcome = self._local.reserve(own, now_ns)
-        if isinstance(outcome, Held) and outcome.reservation_id != hold.id:  # as with the store
-            outcome = self._local.reserve(structs.replace(own, retry_key=""), now_ns)
         if isinstance(outcome, Full):
             return outcome
         with self._lock:
@@ -245,9 +232,8 @@ class Fallback:
         if entry.posted:
             return
         # Nothing is refused any more: it has happened. The store may know it from before it went silent.
-        hold = structs.replace(
-            entry.hold, retry_key="", charges=tuple(structs.replace(charge, enforced=False) for charge in entry.hold.charges)
-        )
+        charges = tuple(structs.replace(charge, enforced=False) for charge in entry.hold.charges)
+        hold = structs.replace(entry.hold, charges=charges)
         if self._store.find(hold.id) is None:
             self._store.reserve(hold, entry.at_ns)
         with self._lock:

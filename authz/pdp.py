@@ -46,7 +46,7 @@ from authz.policy import Verdict
 from authz.quota.belongings import Belonging
 from authz.quota.calibration import Expectation
 from authz.quota.headroom import Headroom
-from authz.quota.ledger import Charge, Full, Held, Hold, Terms
+from authz.quota.ledger import Charge, Full, Held, Hold, Terms, reservation_id
 from authz.quota.windows import NS
 from authz.reasons import Reason
 from authz.recording import Trace, printable, recorded
@@ -97,7 +97,7 @@ class Reserver(Protocol):
 class Pdp:
     """Decides. Safe in threads: a decision's state is its own `Trace`.
 
-    new_id  an unguessable id of 128 bits or more; also the name under which a reservation is reported on
+    new_id  an unguessable id of 128 bits or more; what a reservation is reported on under ends with one
     record  takes the decision record; must not block
     expect  what a key is known to use on a model; None for no more than the price book says
     headroom  what is left of the upstream's own limits; by default nothing is known of them, and nobody is held back
@@ -216,11 +216,9 @@ class Pdp:
         if full is not None:
             raise crowded(full, model.id, team)
 
-        request_id = trace.request.request_id
         return Hold(
-            id=self._new_id(),
-            retry_key=f"{principal.uid}/{request_id}" if request_id else "",
-            request_id=request_id,
+            id=reservation_id(trace.started_ns, self._new_id()),
+            request_id=trace.request.request_id,
             charges=charges,
             terms=Terms(
                 day=_day(trace.started_ns // _MINUTE_NS, bundle.time_zone),

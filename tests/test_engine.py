@@ -54,7 +54,7 @@ def test_an_allow_carries_the_upstream_key_and_does_not_show_it(place: Place) ->
     assert dict(allow.headers)["x-ratelimit-remaining-requests"] == "499"
     assert allow.record.policies == ("chatbot-models",)
     assert [state.quota for state in allow.record.quotas] == ["org-spend", "chatbot-prod-requests", "chatbot-prod-tokens"]
-    assert len(allow.reservation_id) == 32
+    assert len(allow.reservation_id) == 12 + 32
 
 
 @pytest.mark.parametrize(

@@ -258,8 +258,8 @@ def test_a_settlement_of_what_the_store_holds_waits_for_the_store(place: Place) 
 
 
 def repeated(name: str, declared: OnStoreError) -> Hold:
-    wanted = hold(on(declared, 4), retry_key="k/1")
-    return Hold(name, wanted.retry_key, wanted.charges, wanted.terms, TTL_NS)
+    wanted = hold(on(declared, 4))
+    return Hold(name, wanted.charges, wanted.terms, TTL_NS, request_id="e")
 
 
 def test_a_repeated_check_has_a_reservation_of_its_own(gone: Place) -> None:

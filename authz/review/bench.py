@@ -85,7 +85,7 @@ class Bench:
             self.reserve(asked, (full,))
 
     def reserve(self, asked: Asked, charges: tuple[Charge, ...]) -> Held | Full:
-        hold = Hold(f"r{next(self._numbers)}", "", charges, _NO_TERMS, _TTL_NS)
+        hold = Hold(f"r{next(self._numbers)}", charges, _NO_TERMS, _TTL_NS)
         return self.store.reserve(hold, asked.now_ns)
 
     def close(self) -> None:

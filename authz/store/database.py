@@ -29,7 +29,7 @@ T = TypeVar("T")
 Connection = sqlite3.Connection
 Work = Callable[[Connection], T]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x61757468  # "auth"
 MEMORY: Final = ":memory:"
 _OPEN_ATTEMPTS: Final = 100

@@ -1,4 +1,4 @@
--- The embedded store, version 2. Times are nanoseconds since the Unix epoch; amounts are in the meter's unit.
+-- The embedded store, version 3. Times are nanoseconds since the Unix epoch; amounts are in the meter's unit.
 
 -- One row for each counter: `tally` is authz.quota.windows.Tally, packed. An id is never used again (AUTOINCREMENT), because
 -- reservations and the journal speak of counters by id and may outlive one.
@@ -30,12 +30,12 @@ CREATE TABLE raises (
 CREATE INDEX raises_by_period ON raises (counter, bucket);
 
 -- state: index into authz.store.sqlite.STATES; 0 is pending, 3 is expired.
+-- id:    begins with the time in what our own processes make, so that new ones stand side by side in the index.
 -- body:  charges and terms as they were asked for; equal bytes mean the same request.
 -- lines: for each counter its id, the bucket, and what was reserved and posted in it.
 CREATE TABLE reservations (
   no          INTEGER PRIMARY KEY,
   id          TEXT NOT NULL UNIQUE,
-  retry_key   TEXT NOT NULL,
   request_id  TEXT NOT NULL,
   state       INTEGER NOT NULL,
   created_ns  INTEGER NOT NULL,
@@ -45,7 +45,6 @@ CREATE TABLE reservations (
 ) STRICT;
 
 -- Partial, so that they stay as small as what is under way.
-CREATE INDEX reservations_by_retry_key ON reservations (retry_key) WHERE state = 0 AND retry_key <> '';
 CREATE INDEX reservations_by_deadline ON reservations (deadline_ns) WHERE state = 0;
 CREATE INDEX reservations_by_request ON reservations (request_id) WHERE state IN (0, 3) AND request_id <> '';
 

@@ -128,24 +128,24 @@ class Counter(msgspec.Struct):
 
 
 def read_counters(
-    connection: Connection, names: Iterable[str], retry_keys: Iterable[str] = ()
+    connection: Connection, names: Iterable[str], reservations: Iterable[str] = ()
 ) -> tuple[dict[str, Counter], set[str]]:
-    """The counters that there are, by name, and those of the retry keys under which something is pending: by one statement, as
-    a rule, since a statement costs more than what it looks up."""
+    """The counters that there are, by name, and those of the reservations' ids that there are: by one statement, as a rule,
+    since a statement costs more than what it looks up."""
     found: dict[str, Counter] = {}
-    pending: set[str] = set()
-    counters, keys = list(names), list(retry_keys)
-    while counters or keys:
-        some, of_keys = counters[:_AT_A_TIME], keys[:_AT_A_TIME]
-        counters, keys = counters[_AT_A_TIME:], keys[_AT_A_TIME:]
+    known: set[str] = set()
+    counters, ids = list(names), list(reservations)
+    while counters or ids:
+        some, of_ids = counters[:_AT_A_TIME], ids[:_AT_A_TIME]
+        counters, ids = counters[_AT_A_TIME:], ids[_AT_A_TIME:]
         for name, identity, packed, raised_bucket, raised in connection.execute(
-            _select_counters(len(some), len(of_keys)), (*some, *of_keys)
+            _select_counters(len(some), len(of_ids)), (*some, *of_ids)
         ):
             if identity:
                 found[name] = Counter(identity, Tally(packed), raised_bucket, raised)
             else:
-                pending.add(name)
-    return found, pending
+                known.add(name)
+    return found, known
 
 
 def opened(counters: dict[str, Counter], charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
@@ -168,14 +168,11 @@ _AT_A_TIME: Final = 256
 
 
 @lru_cache(maxsize=_AT_A_TIME)
-def _select_counters(names: int, retry_keys: int) -> str:
+def _select_counters(names: int, ids: int) -> str:
     # Only the number of parameters is built into the text, never a name.
     text = f"SELECT name, id, tally, raised_bucket, raised FROM counters WHERE name IN ({', '.join('?' * names)})"  # noqa: S608
-    if retry_keys:
-        text += (
-            " UNION ALL SELECT retry_key, 0, NULL, 0, 0 FROM reservations"  # noqa: S608  # as above
-            f" WHERE retry_key IN ({', '.join('?' * retry_keys)}) AND retry_key <> '' AND state = 0"
-        )
+    if ids:
+        text += f" UNION ALL SELECT id, 0, NULL, 0, 0 FROM reservations WHERE id IN ({', '.join('?' * ids)})"  # noqa: S608  # as above
     return text
 
 

@@ -401,7 +401,7 @@ def test_a64_names_in_redis_are_digests_and_no_brace_is_smuggled() -> None:
         query = "".join(f"%{byte:02x}" for byte in name.encode())
         store = open_store(f"{server.uri}?organisation={query}")
         stores.append(store)
-        wanted = hold(charge(Meter.SPEND, 1, 2, name), id=f"{name}!", request_id=f"{name}!", retry_key=f"{name}!")
+        wanted = hold(charge(Meter.SPEND, 1, 2, name), id=f"{name}!", request_id=f"{name}!")
         assert isinstance(store.reserve(wanted, NOW), Held)
         put(store, IssuedKey(digest(name), name, 1))
     made = {key.decode() for key in set(server.client.keys("*")) - before}

@@ -65,7 +65,7 @@ def use(config: Path, amount: int, quota: str = "org-spend", member: str = "") -
     applied = next(each for each in counters_of(found, members) if member in each.scope)
     store = open_store(f"sqlite:///{config.parent / 'authz.db'}")
     terms = Terms("2026-11-23", "acme", "chatbot", "", "k", "m", "chat", None, {Meter.SPEND: amount})
-    held = store.reserve(Hold(f"u{time.monotonic_ns()}", "", (applied.charge(amount),), terms, 10**12), time.time_ns())
+    held = store.reserve(Hold(f"u{time.monotonic_ns()}", (applied.charge(amount),), terms, 10**12), time.time_ns())
     assert held.states[0].limit
     store.close()
 

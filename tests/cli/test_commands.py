@@ -53,7 +53,7 @@ def test_usage_is_a_table_and_json(config: Path) -> None:
     terms = Terms(
         "2026-11-23", "acme", "chatbot", "", "chatbot-prod", "m", "chat", Price(50_000_000, 80_000_000, 0), {Meter.SPEND: 999}
     )
-    store.reserve(Hold("a", "", (), terms, 10**12), 10**18)
+    store.reserve(Hold("a", (), terms, 10**12), 10**18)
     store.settle("a", Actual({Meter.REQUESTS: 1, Meter.SPEND: 37_500}, Usage(1200, 34)), 10**18)
     store.close()
     assert json.loads(run("usage", "--day", "2026-11-23", "--json", config=config)) == {

@@ -33,6 +33,6 @@ class Books:
         charges = tuple(each.charge(amount) for each in applied if each.quota.meter is Meter.SPEND)
         self._number += 1
         name = f"r{self._number}"
-        self._store.reserve(Hold(name, "", charges, terms, 10**15), now_ns)
+        self._store.reserve(Hold(name, charges, terms, 10**15), now_ns)
         if not pending:
             self._store.settle(name, Actual({Meter.SPEND: amount}, Usage(1000, 100, 400)), now_ns)

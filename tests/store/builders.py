@@ -45,10 +45,10 @@ def terms(key: str = "k", day: str = "2026-01-01", /, **at_most: int) -> Terms:
     return Terms(day, "acme", "chat", "", key, "llama", "chat", Price(1, 2, 1), bounds)
 
 
-def hold(*charges: Charge, id: str = "", retry_key: str = "", request_id: str = "", on: Terms | None = None) -> Hold:
+def hold(*charges: Charge, id: str = "", request_id: str = "", on: Terms | None = None) -> Hold:
     name = id or f"r{next(_numbers)}"
     bounds = {each.meter.value: each.amount for each in charges if each.meter is not Meter.IN_FLIGHT}
-    return Hold(name, retry_key, charges, on or terms(**bounds), TTL_NS, request_id)
+    return Hold(name, charges, on or terms(**bounds), TTL_NS, request_id)
 
 
 def actual(usage: Usage | None = None, **amounts: int) -> Actual:

@@ -52,7 +52,7 @@ def main() -> None:
     used = actual(Usage(300, 100), requests=1, tokens=400, spend=700)
 
     def reserve(number: int) -> None:
-        assert isinstance(store.reserve(hold(*charges, id=f"r{number}", retry_key=f"k{number}"), time_ns()), Held)
+        assert isinstance(store.reserve(hold(*charges, id=f"r{number}"), time_ns()), Held)
 
     floor = measure(lambda _: client.evalsha(empty, 0), times)
     rows = {

@@ -138,7 +138,7 @@ def test_pruning_leaves_the_raises_of_the_period(store: Store) -> None:
 
 def test_settlement_and_repeats_know_the_raised_limit(store: Store) -> None:
     change(store, 50)
-    wanted = hold(charge(SPEND, 120, 100, alerts=(100,)), retry_key="k/1")
+    wanted = hold(charge(SPEND, 120, 100, alerts=(100,)))
     for _ in range(2):
         held = store.reserve(wanted, NOW)
         assert isinstance(held, Held)

@@ -120,7 +120,7 @@ class TestReserve:
         with pytest.raises(ValueError, match=f"an amount of {amount}"):
             store.settle(kept, actual(Usage(1, amount), tokens=1), NOW)
         with pytest.raises(ValueError, match="a hold of 0 ns"):
-            store.reserve(Hold("x", "", (), terms(), 0), NOW)
+            store.reserve(Hold("x", (), terms(), 0), NOW)
         assert store.balances() == {"tokens": {MINUTE.bucket(NOW): (0, 1)}}
 
     def test_many_in_one_transaction_are_each_their_own(self, store: Store) -> None:
@@ -133,7 +133,7 @@ class TestReserve:
     def test_hostile_names_are_only_names(self, store: Store) -> None:
         """A45, A56."""
         for name in ("'; DROP TABLE counters; --", '"', "\\", "{}", "ключ", "%s", "a\nb"):
-            wanted = hold(charge(TOKENS, 1, 1, name), id=name, request_id=name, retry_key=name)
+            wanted = hold(charge(TOKENS, 1, 1, name), id=name, request_id=name)
             assert reserve(store, wanted) == name
             found = store.find_by_request(name)
             assert found is not None
@@ -142,37 +142,6 @@ class TestReserve:
 
 
 class TestRepeats:
-    def test_a_repeated_check_is_answered_again(self, store: Store) -> None:
-        """A15: two Checks of one request hold once."""
-        first = hold(charge(TOKENS, 6, 10), charge(Meter.IN_FLIGHT, 1, 1), retry_key="k/1")
-        again = Hold("another", first.retry_key, first.charges, first.terms, first.ttl_ns)
-        held = store.reserve(first, NOW)
-        before = store.balances()
-        repeated = store.reserve(again, NOW + NS)
-        assert isinstance(held, Held)
-        assert isinstance(repeated, Held)
-        assert repeated.reservation_id == held.reservation_id
-        assert [s.used for s in repeated.states] == [s.used for s in held.states] == [0, 0]
-        assert store.balances() == store.replay() == before
-
-    def test_the_same_key_with_another_request_is_charged(self, store: Store) -> None:
-        """A client that repeats its request id does not ride on what it reserved before."""
-        first = reserve(store, hold(charge(TOKENS, 6, 20), retry_key="k/1"))
-        other = reserve(store, hold(charge(TOKENS, 7, 20), retry_key="k/1"))
-        priced = reserve(store, hold(charge(TOKENS, 6, 20), retry_key="k/1", on=terms(spend=1)))
-        assert len({first, other, priced}) == 3
-        assert pending(store, "tokens") == 19
-        refuse(store, hold(charge(TOKENS, 9, 20), retry_key="k/1"))
-
-    def test_once_it_has_ended_the_key_is_free(self, store: Store) -> None:
-        wanted = hold(charge(TOKENS, 6, 20), retry_key="k/1")
-        store.void(reserve(store, wanted), NOW)
-        assert reserve(store, Hold("next", "k/1", wanted.charges, wanted.terms, TTL_NS)) == "next"
-
-    def test_no_key_is_never_a_repeat(self, store: Store) -> None:
-        one, other = hold(charge(TOKENS, 6, 20)), hold(charge(TOKENS, 6, 20))
-        assert reserve(store, one) != reserve(store, other)
-
     def test_an_id_is_used_once(self, store: Store) -> None:
         wanted = hold(charge(TOKENS, 6, 20), id="same")
         assert reserve(store, wanted) == reserve(store, wanted) == "same"

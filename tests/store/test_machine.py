@@ -73,26 +73,24 @@ class LedgerMachine(RuleBasedStateMachine):
         picks=st.sets(st.integers(0, len(QUOTAS) - 1), min_size=1),
         tokens=st.integers(0, 1_100),
         spend=st.integers(0, 900) | st.just(3_001),
-        key=st.sampled_from(["", "", "x", "y"]),
         request=st.sampled_from(["", "e", "f"]),
     )
-    def reserve(self, picks: set[int], tokens: int, spend: int, key: str, request: str) -> None:
+    def reserve(self, picks: set[int], tokens: int, spend: int, request: str) -> None:
         amounts = {Meter.TOKENS: tokens, Meter.SPEND: spend, Meter.REQUESTS: 1, Meter.IN_FLIGHT: 1}
         charges = tuple(
             charge(meter, amounts[meter], limit, name, alerts=alerts, enforced=enforced, window=window)
             for name, meter, window, limit, enforced, alerts in (QUOTAS[pick] for pick in sorted(picks))
         )
         bounds = terms(spend=spend + 10, tokens=tokens)
-        self.submit(Hold(self.new_id(), key, charges, bounds, TTL_NS, request))
+        self.submit(Hold(self.new_id(), charges, bounds, TTL_NS, request))
 
     @precondition(lambda self: self.made)
-    @rule(data=st.data(), other_id=st.booleans())
-    def repeat_a_hold(self, data: Any, other_id: bool) -> None:
+    @rule(data=st.data())
+    def repeat_a_hold(self, data: Any) -> None:
         made = self.pick(data)
-        if made.state is State.PENDING and (made.hold.retry_key or not other_id):
+        if made.state is State.PENDING:
             old = made.hold
-            name = self.new_id() if other_id else old.id
-            self.submit(Hold(name, old.retry_key, old.charges, old.terms, old.ttl_ns))
+            self.submit(Hold(old.id, old.charges, old.terms, old.ttl_ns))
 
     @precondition(lambda self: self.made)
     @rule(data=st.data(), share=st.sampled_from([0, 50, 100, 300]), known=st.booleans())
@@ -280,8 +278,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @staticmethod
     def is_twin(old: Hold, new: Hold) -> bool:
-        same_name = old.id == new.id or (old.retry_key == new.retry_key != "")
-        return same_name and (old.charges, old.terms) == (new.charges, new.terms)
+        return old.id == new.id and (old.charges, old.terms) == (new.charges, new.terms)
 
     @staticmethod
     def amount(hold: Hold, wanted: Charge) -> int:

@@ -261,7 +261,7 @@ def test_closed(server: RedisServer) -> None:
 def test_a_store_of_another_version_is_refused(server: RedisServer, store: Store, version: int) -> None:
     (meta,) = server.client.keys("*:meta")
     server.client.hset(meta, "version", version)
-    with pytest.raises(ConfigError, match=f"store version {version}, expected 2: another version of authz has made this store"):
+    with pytest.raises(ConfigError, match=f"store version {version}, expected 3: another version of authz has made this store"):
         open_store(server.uri, wait_s=WAIT_S)
 
 
@@ -272,7 +272,7 @@ def test_no_name_becomes_part_of_a_key(server: RedisServer) -> None:
         query = "".join(f"%{byte:02x}" for byte in organisation.encode())
         store = open_store(f"{server.uri}?organisation={query}" if query else server.uri, wait_s=WAIT_S)
         identity = f"{name}!"
-        wanted = hold(charge(Meter.SPEND, 1, 2, name, alerts=(1,)), id=identity, request_id=identity, retry_key=identity)
+        wanted = hold(charge(Meter.SPEND, 1, 2, name, alerts=(1,)), id=identity, request_id=identity)
         assert isinstance(store.reserve(wanted, NOW), Held)
         assert isinstance(store.reserve(wanted, NOW), Held)
         found = store.find_by_request(identity)

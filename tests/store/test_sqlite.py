@@ -78,7 +78,7 @@ def test_a_store_of_another_version_is_refused(file: FilePlace, version: int) ->
         connection.execute(f"PRAGMA user_version={version}")
     connection.close()
     with pytest.raises(
-        ConfigError, match=f"schema version {version}, expected 2: another version of authz has made this store"
+        ConfigError, match=f"schema version {version}, expected 3: another version of authz has made this store"
     ):
         file.open()
 

@@ -29,10 +29,9 @@ charges = st.builds(
     st.sampled_from([True, True, True, False]),
 )
 holds = st.builds(
-    lambda some, number, key: hold(*some, id=f"r{number}", retry_key=key),
+    lambda some, number: hold(*some, id=f"r{number}"),
     st.lists(charges, max_size=4),
     st.integers(0, 9),
-    st.sampled_from(["", "", "", "k/1", "k/2"]),
 )
 chunks = st.lists(st.tuples(st.lists(holds, min_size=1, max_size=8), st.integers(0, 90)), min_size=1, max_size=4)
 

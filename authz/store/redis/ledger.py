@@ -102,7 +102,7 @@ def _hold(hold: Hold, found: dict[str, tuple[Charge, int]], near_ns: int) -> lis
     index = {name: at + 1 for at, name in enumerate(found)}  # Lua counts from 1
     enforced = [[index[charge.counter], charge.limit] for charge in hold.charges if charge.enforced]
     ttl_s, ttl_ns = divmod(hold.ttl_ns, NS)
-    return [hold.id, hold.retry_key, hold.request_id, ttl_s, ttl_ns, rows.counters(found, near_ns), enforced]
+    return [hold.id, hold.request_id, ttl_s, ttl_ns, rows.counters(found, near_ns), enforced]
 
 
 def _in_the_servers_time(server: Server, ask: Callable[[int], Any], near_ns: int) -> Any:
@@ -117,7 +117,7 @@ def _in_the_servers_time(server: Server, ask: Callable[[int], Any], near_ns: int
 
 
 def _answer(hold: Hold, found: dict[str, tuple[Charge, int]], answer: Any, now_ns: int) -> Held | Full:
-    status, identity, head, values, raised = answer
+    status, head, values, raised = answer
     opened = rows.opened(found, values, raised, now_ns)
     if status == b"full":
         refused = accounts.refusal(hold.charges, opened, now_ns)
@@ -132,7 +132,7 @@ def _answer(hold: Hold, found: dict[str, tuple[Charge, int]], answer: Any, now_n
     else:
         for account in opened.values():
             account.tally.reserve(account.window, account.bucket, account.amount)
-    return Held(identity.decode(), accounts.quota_states(hold.charges, opened, now_ns))
+    return Held(hold.id, accounts.quota_states(hold.charges, opened, now_ns))
 
 
 def _change(answer: Any) -> Change:

@@ -118,7 +118,7 @@ def counter_tally(value: bytes) -> Tally:
 
 def held_lines(head: bytes, charges: tuple[Charge, ...]) -> list[tuple[str, int, int]]:
     """Of a reservation's head: counter, bucket, and what is reserved in it."""
-    numbers = decode_mixed(head)[6:]
+    numbers = decode_mixed(head)[5:]
     names = accounts.amounts_by_counter(charges)
     return [(name, int(numbers[4 * at + 1]), int(numbers[4 * at + 2])) for at, name in enumerate(names)]
 

@@ -33,7 +33,7 @@ from authz.store.redis.connection import Server
 from authz.store.redis.issuing import IssuedKeys
 from authz.store.redis.uri import Options
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class RedisStore:

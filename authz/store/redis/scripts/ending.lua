@@ -102,9 +102,8 @@ local function finish(id, event, actual, now)
   end
 
   -- What changes in each counter, worked out before anything is written.
-  local packed_body = redis.call('HGET', BODIES, id)
-  local body = cmsgpack.unpack(packed_body)
-  local entry, writes, reached, seen, at = {now, after, id}, {}, {}, {}, 7
+  local body = cmsgpack.unpack(redis.call('HGET', BODIES, id))
+  local entry, writes, reached, seen, at = {now, after, id}, {}, {}, {}, 6
   for _, charge in ipairs(body[1]) do
     if not seen[charge.counter] then
       seen[charge.counter] = true
@@ -146,12 +145,9 @@ local function finish(id, event, actual, now)
   if before == PENDING then
     redis.call('ZADD', ENDED, 0, member)
     redis.call('ZREM', DEADLINES, member)
-    if head[5] ~= '' then
-      redis.call('HDEL', RETRIES, retry_field(head[5], packed_body))
-    end
   end
-  if after ~= EXPIRED and head[6] ~= '' then
-    redis.call('ZREM', REQUESTS, request_prefix(head[6]) .. id)
+  if after ~= EXPIRED and head[5] ~= '' then
+    redis.call('ZREM', REQUESTS, request_prefix(head[5]) .. id)
   end
   return {1, after, alerts}
 end

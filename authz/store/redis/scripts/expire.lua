@@ -1,4 +1,4 @@
---! keys: counters raised heads bodies retries requests deadlines ended journal usage days told alerts meta
+--! keys: counters raised heads bodies requests deadlines ended journal usage days told alerts meta
 --! with: moment tally window index ending
 -- Posts the estimates of reservations whose deadline has passed, the oldest first.
 --

@@ -1,13 +1,9 @@
--- Under which names a reservation is found. A head is msgpack: state, number, created, deadline, retry key, request id, then for
--- each counter its id, the bucket, and what was reserved and posted in it. States are numbered as in authz.store.redis.rows.
+-- Under which names a reservation is found. A head is msgpack: state, number, created, deadline, request id, then for each
+-- counter its id, the bucket, and what was reserved and posted in it. States are numbered as in authz.store.redis.rows.
 
 -- Text of any kind, so that what follows it cannot be taken for a part of it.
 local function counted(text)
   return string.format('%08x', #text) .. text
-end
-
-local function retry_field(retry_key, body)
-  return counted(retry_key) .. redis.sha1hex(body)
 end
 
 local function request_prefix(request_id)

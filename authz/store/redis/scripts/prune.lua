@@ -18,8 +18,8 @@ for _, member in ipairs(redis.call('ZRANGEBYLEX', ENDED, '-', '(' .. before, 'LI
   redis.call('HDEL', HEADS, id)
   redis.call('HDEL', BODIES, id)
   redis.call('ZREM', ENDED, member)
-  if head[6] ~= '' then
-    redis.call('ZREM', REQUESTS, request_prefix(head[6]) .. id)
+  if head[5] ~= '' then
+    redis.call('ZREM', REQUESTS, request_prefix(head[5]) .. id)
   end
   gone = gone + 1
 end

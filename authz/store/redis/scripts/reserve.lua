@@ -1,13 +1,13 @@
---! keys: counters names raised heads bodies retries requests deadlines journal meta
+--! keys: counters names raised heads bodies requests deadlines journal meta
 --! with: moment tally window index
 -- Holds requests: for each all of its charges or none of them.
 --
 -- ARGV[1]   the moment, '' for the server's own
--- ARGV[2]   msgpack: for each hold {id, retry_key, request_id, ttl_s, ttl_ns, counters, charges}; counters as in window.lua, each
+-- ARGV[2]   msgpack: for each hold {id, request_id, ttl_s, ttl_ns, counters, charges}; counters as in window.lua, each
 --           once and with its largest amount; charges are the enforced ones, {index of the counter, limit}
 -- ARGV[3..] the holds' bodies, charges and terms: equal bytes mean the same request
 --
--- Answers {now, 'done', answer, ...}, each answer {'held' | 'full' | 'again', id, head, values, raises}: how every counter stood
+-- Answers {now, 'done', answer, ...}, each answer {'held' | 'full' | 'again', head, values, raises}: how every counter stood
 -- before, from which the caller works out the rest. {now, 'used'}: an id is another request's. {now, 'clock'}: the moment is
 -- outside the periods that came. {now, 'empty'}: the data that there was is gone. After the last three nothing has been done.
 
@@ -17,23 +17,9 @@ local holds = cmsgpack.unpack(ARGV[2])
 
 local heads = {}  -- by id, those that this call has looked for or written
 
--- The reservation that this hold repeats, and its head. `field` is where its retry key stands, nil where it has none.
-local function twin_of(hold, body, field)
-  local head = heads[hold[1]]
-  if head then
-    return hold[1], head
-  end
-  if field then
-    local id = redis.call('HGET', RETRIES, field)
-    if id and redis.call('HGET', BODIES, id) == body then
-      return id, redis.call('HGET', HEADS, id)
-    end
-  end
-end
-
 local function fits(hold, found)
-  for _, charge in ipairs(hold[7]) do
-    local counter, account = hold[6][charge[1]], found[charge[1]]
+  for _, charge in ipairs(hold[6]) do
+    local counter, account = hold[5][charge[1]], found[charge[1]]
     local taken = used(account.tally, oldest_live(counter, account.bucket))
     -- Never a sum of the two: it might not be exact.
     if counter[3] > in_force(charge[2], account.raised) - taken then
@@ -43,30 +29,27 @@ local function fits(hold, found)
   return true
 end
 
-local function write(hold, body, field, found)
+local function write(hold, body, found)
   local id = hold[1]
   local no = redis.call('HINCRBY', META, 'reservations', 1)
-  local deadline = shifted(now, hold[4], hold[5])
-  local head = {0, no, now, deadline, hold[2], hold[3]}
+  local deadline = shifted(now, hold[3], hold[4])
+  local head = {0, no, now, deadline, hold[2]}
   local entry = {now, 0, id}
-  for index, counter in ipairs(hold[6]) do
+  for index, counter in ipairs(hold[5]) do
     local account = found[index]
     local amount = charge(counter, account, counter[3], now)
     local at = 4 * index
-    head[at + 3], head[at + 4], head[at + 5], head[at + 6] = account.id, account.bucket, amount, 0
+    head[at + 2], head[at + 3], head[at + 4], head[at + 5] = account.id, account.bucket, amount, 0
     entry[at], entry[at + 1], entry[at + 2], entry[at + 3] = account.id, account.bucket, 0, amount
   end
-  save(hold[6], found)
+  save(hold[5], found)
   heads[id] = cmsgpack.pack(head)
   redis.call('HSET', HEADS, id, heads[id])
   redis.call('HSET', BODIES, id, body)
   redis.call('ZADD', DEADLINES, 0, deadline_member(deadline, no, id))
   redis.call('RPUSH', JOURNAL, cmsgpack.pack(entry))
-  if field then
-    redis.call('HSET', RETRIES, field, id)
-  end
-  if hold[3] ~= '' then
-    redis.call('ZADD', REQUESTS, 0, request_prefix(hold[3]) .. id)
+  if hold[2] ~= '' then
+    redis.call('ZADD', REQUESTS, 0, request_prefix(hold[2]) .. id)
   end
 end
 
@@ -80,7 +63,7 @@ for index, hold in ipairs(holds) do
     return {now, 'used'}
   end
   heads[hold[1]] = head
-  for _, counter in ipairs(hold[6]) do
+  for _, counter in ipairs(hold[5]) do
     if not bucket_at(counter, now_us) then
       return {now, 'clock'}
     end
@@ -90,14 +73,13 @@ end
 local answer = {now, 'done'}
 for index, hold in ipairs(holds) do
   local body = ARGV[2 + index]
-  local field = hold[2] ~= '' and retry_field(hold[2], body) or nil
-  local twin, head = twin_of(hold, body, field)
-  local found = accounts(hold[6], now_us)
+  local head = heads[hold[1]]
+  local found = accounts(hold[5], now_us)
   local values, raised = told_of(found)
-  local status = twin and 'again' or fits(hold, found) and 'held' or 'full'
+  local status = head and 'again' or fits(hold, found) and 'held' or 'full'
   if status == 'held' then
-    write(hold, body, field, found)
+    write(hold, body, found)
   end
-  answer[#answer + 1] = {status, twin or hold[1], head or '', values, raised}
+  answer[#answer + 1] = {status, head or '', values, raised}
 end
 return answer
