@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from authz.model import MAX_AMOUNT, Meter
-from authz.quota.ledger import Charge, alert_id, check_raise, in_force
+from authz.quota.ledger import Charge, alert_id, check_raise, in_force, reservation_id
 from authz.quota.windows import GAUGE, Period, Window, calendar, sliding
 
 
@@ -53,3 +53,11 @@ def test_an_alert_has_one_name_for_ever() -> None:
     assert alert_id("c", 1_700_000_000, 5) == "61e5ba5f0c2d6c2ce5fd482f90a37e6f"
     names = {alert_id(*parts) for parts in (("c", 1, 5), ("c", 1, 6), ("c", 2, 5), ("d", 1, 5), ("c\n1", 5, 1), ("c", 15, 0))}
     assert len(names) == 6
+
+
+def test_a_reservation_is_called_by_its_millisecond_and_what_nobody_can_guess() -> None:
+    assert reservation_id(1_795_996_800_123_999_999, "secret") == "01a229c0547bsecret"
+    ids = [reservation_id(now_ns, "x") for now_ns in (0, 999_999, 1_000_000, 16 * 10**6, 2**62)]
+    assert ids == sorted(ids)
+    assert ids[0] == ids[1] == "000000000000x"
+    assert len(set(ids)) == 4
