@@ -105,6 +105,18 @@ def test_what_is_used_is_told_with_the_bucket_that_a_charge_goes_to() -> None:
     ]
 
 
+def test_an_amount_is_never_taken_for_a_bucket() -> None:
+    """Five dollars are more nano-dollars than there are seconds since 1970."""
+    window, now_ns = calendar(Period.MONTH), 1_795_996_800 * NS
+    this_month = window.bucket(now_ns)
+    last_month, tally, dollars = window.bucket((this_month - 1) * NS), Tally(), 5 * 10**9
+    tally.reserve(window, last_month, dollars)
+    assert tally.change(last_month, dollars, -dollars)
+    tally.reserve(window, this_month, dollars)
+    assert tally.fits_ns(window, this_month, 1, dollars, now_ns) == window.ends_ns(this_month)
+    assert tally.standing(window, now_ns) == (this_month, dollars)
+
+
 def test_what_is_packed_is_fixed() -> None:
     """It lies in data bases: other versions and other machines read it."""
     tally = Tally()
