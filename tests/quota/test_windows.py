@@ -295,3 +295,10 @@ class TestTally:
 def test_whoever_waits_is_not_early(now_ns: int, wait_ns: int) -> None:
     seconds = seconds_until(now_ns + wait_ns, now_ns)
     assert wait_ns <= round(seconds * NS) <= wait_ns + 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("wait_ns", "seconds"), [(-5 * NS, 0), (0, 0), (1, 0.001), (10**6, 0.001), (10**6 + 1, 0.002), (NS, 1)]
+)
+def test_a_wait_is_in_whole_milliseconds_and_none_where_the_moment_has_come(wait_ns: int, seconds: float) -> None:
+    assert seconds_until(START + wait_ns, START) == seconds
