@@ -17,7 +17,7 @@ from mutmut.runners.harness import PytestRunner
 from mutmut.utils.file_utils import change_cwd
 from mutmut.workers import isolation
 
-MAX_CPU_S: Final = 60
+MAX_CPU_S: Final = 20
 """A mutant that takes longer never ends."""
 
 
