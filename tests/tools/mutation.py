@@ -2,7 +2,6 @@
 
 By its path and not as a module: `tests` has to be the copy that mutmut makes.
 
-
 By itself it collects them anew for each mutant, which takes several times as long as to run those that kill it. And it gives a
 mutant up by the clock, so that a busy machine counts as killed what it has only slowed down; here only the mutant's own
 processor time counts.
