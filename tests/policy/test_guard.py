@@ -199,6 +199,11 @@ def test_a_place_is_a_line_a_column_and_the_line_itself(offset: int, line: int, 
     assert (error.file, error.problem, error.line, error.column, error.excerpt) == ("f", "p", line, column, excerpt)
 
 
+def test_of_a_lines_end_only_the_carriage_return_is_left_out() -> None:
+    assert CedarText("f", "\r X \r\r\n").fail(0, "p").excerpt == "\r X "
+    assert CedarText("f", "\rX").fail(0, "p").excerpt == "\rX"
+
+
 @pytest.mark.parametrize(("length", "shown"), [(299, True), (300, True), (301, False)])
 def test_a_long_line_is_not_shown(length: int, shown: bool) -> None:
     line = "x" * length
