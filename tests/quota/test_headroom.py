@@ -194,6 +194,14 @@ def test_the_wait_is_until_so_much_has_flowed_back_in_whole_seconds_rounded_up(a
     assert refused.wait_s == wait_s
 
 
+@pytest.mark.parametrize("limit", [0, 1])
+def test_of_next_to_nothing_one_waits_as_long_as_anybody_has_to(limit: int) -> None:
+    it = heard(said(0, limit=limit))
+    for team in ("a", "b"):
+        it.take("default", "m", team, 1, T0)
+    assert it.look("default", "m", "a", 1, T0) == Crowded(Meter.TOKENS, limit, 0, 1, 0, MAX_WAIT_S)
+
+
 @pytest.mark.parametrize(
     ("tokens_left", "told", "wait_s"), [(200, Meter.TOKENS, 6), (0, Meter.TOKENS, 18), (300, Meter.REQUESTS, 1)]
 )
