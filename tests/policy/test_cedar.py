@@ -177,6 +177,8 @@ CONTEXT = {"Var": "context"}
         ([{".": {"left": {".": {"left": CONTEXT, "attr": "time"}}, "attr": "hour"}}], {"time.hour"}),
         ([{"has": {"left": {".": {"left": CONTEXT, "attr": "time"}}, "attr": "hour"}}], {"time"}),
         ([{".": {"left": {"has": {"left": CONTEXT, "attr": "time"}}, "attr": "hour"}}], {"time"}),
+        ([{".": [CONTEXT]}], None),  # of a form that Cedar does not write
+        ([{".": [{"has": {"left": CONTEXT, "attr": "a"}}]}, {".": {"left": ["context"], "attr": "a"}}], {"a"}),
         ([{"Set": [{".": {"left": CONTEXT, "attr": "a"}}, [{".": {"left": CONTEXT, "attr": "b"}}]]}], {"a", "b"}),
         ([{".": {"left": {".": {"left": {".": {"left": CONTEXT, "attr": "a"}}, "attr": "b"}}, "attr": "c"}}], {"a.b"}),
     ],

@@ -17,7 +17,7 @@ from authz.policy.cedar import action_groups
 from authz.policy.context import ALL, ContextWriter
 from authz.policy.entities import ancestors, document, table
 from authz.policy.policies import literal, parse_policies
-from authz.policy.slices import Slice
+from authz.policy.slices import Slice, Slices
 from tests.policy import world
 
 WORLD = table(world.ENTITIES)
@@ -290,6 +290,14 @@ def test_cedars_messages_have_our_ids_in_them() -> None:
         "while policy `an other`: `x` of policy `policy0`",
     )
     assert made.ids(["policy0", "policy1"]) == ("an other", "mine")
+
+
+def test_slices_are_kept_and_only_so_many() -> None:
+    kept = Slices(world.policies('@id("a") permit (principal, action == Action::"chat", resource);'), max_cached=1)
+    first = kept.slice((0,))
+    assert kept.slice((0,)) is first
+    kept.slice(())
+    assert kept.slice((0,)) is not first
 
 
 def _of_size(teams: int) -> PolicyEngine:
