@@ -106,6 +106,15 @@ def test_a_limit_that_groq_does_not_announce_is_not_watched() -> None:
     assert heard(said(5, meter=Meter.SPEND)).rooms(T0) == ()
 
 
+def test_who_asks_for_a_model_beyond_those_that_are_watched_goes_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("authz.quota.headroom.MAX_POOLS", 2)
+    it = heard(said(0), said(0, meter=Meter.REQUESTS, reset_s=80_000))
+    it.learn("default", "another", [said(0)])
+    for team in ("a", "b", "a", "b"):
+        assert ask(it, team, 500, model="another") is None
+    assert [room.model for room in it.rooms(T0)] == ["m", "m"]
+
+
 def test_what_no_longer_fits_into_memory_is_taken_all_the_same() -> None:
     it = heard(said(100_000, limit=100_000))
     for number in range(MAX_TAKEN + 10):
