@@ -10,7 +10,6 @@ processor time counts.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from time import process_time
 from typing import Final
 
 import pytest
@@ -59,9 +58,7 @@ class Runner(isolation.ForkRunner):
         super().startup()
 
     def submit(self, mutant_name: str, tests: list[str], cpu_time_limit: int, estimated_time: float) -> None:
-        # mutmut adds what its own process has used so far, of which a child starts without any.
-        limit_s = min(cpu_time_limit, MAX_CPU_S) - int(process_time())
-        super().submit(mutant_name, tests, limit_s, 60 * estimated_time)
+        super().submit(mutant_name, tests, min(cpu_time_limit, MAX_CPU_S), 60 * estimated_time)
 
 
 def main() -> None:
