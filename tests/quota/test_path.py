@@ -92,6 +92,13 @@ def test_an_absurd_estimate_is_refused(amount: int) -> None:
         quotas.charges(ANN, "llama", (), Estimate({Meter.TOKENS: amount}, {}))
 
 
+def test_the_charge_of_one_is_made_once_for_all_requests() -> None:
+    quotas = index({}, {"what": "in_flight", "limit": 3}, {"what": "tokens"})
+    first, second = (quotas.charges(ANN, "llama", (), estimate) for estimate in (ESTIMATE, Estimate({Meter.REQUESTS: 1}, {})))
+    assert [charge.amount for charge in second] == [1, 1]
+    assert (first[0] is second[0], first[1] is second[1]) == (True, True)
+
+
 def test_the_largest_amount_is_one_too() -> None:
     (charge,) = index({"what": "tokens", "reserve": "worst_case"}).charges(
         ANN, "m", (), Estimate({Meter.TOKENS: MAX_AMOUNT}, {})
