@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
+import random
 import secrets
 import threading
 from collections import deque
@@ -117,7 +118,7 @@ class Engine:
                 settings,
                 environ=environ,
                 instance=secrets.token_hex(8),
-                chance=secrets.SystemRandom().random,
+                chance=random.Random(secrets.randbits(128)).random,  # noqa: S311  # what is traced is no secret
                 bundle=self._bundle_state,
                 serving=serving,
                 stack=stack,

@@ -187,8 +187,9 @@ class Asked(Struct, frozen=True):
     narrowed: Principal | None = None
 
 
-class Price(Struct, frozen=True):
-    """Nano-dollars for a million tokens. A reservation carries its own copy, so a later price change does not reach it."""
+class Price(Struct, frozen=True, array_like=True):
+    """Nano-dollars for a million tokens. A reservation carries its own copy, so a later price change does not reach it. Stores
+    keep it by the order of its fields: append, never reorder."""
 
     input: int
     output: int

@@ -51,13 +51,10 @@ _log = logging.getLogger(__name__)
 
 
 class Sidecar:
-    """Serves one engine on its sockets. `serve` returns when `stop` was called and everything under way has ended.
+    """Serves one engine on its sockets. `serve` returns when `stop` was called and everything under way has ended."""
 
-    alone  no other process answers the same Envoy
-    """
-
-    def __init__(self, engine: Engine, listen: Listen, *, alone: bool = True) -> None:
-        self._engine, self._listen, self._alone = engine, listen, alone
+    def __init__(self, engine: Engine, listen: Listen) -> None:
+        self._engine, self._listen = engine, listen
         self._stopping = asyncio.Event()
         self._draining = asyncio.Event()
         self._checks = Checks(
@@ -136,11 +133,7 @@ class Sidecar:
         engine = self._engine
         return engine.authenticator.recognise(request, engine.bundle.directory, engine.clock())
 
-    def _void(self, reservation_id: str, request_id: str) -> None:
-        if request_id and not self._alone:
-            # Envoy has tried again, and another process may have answered with this very reservation. Whether the request was
-            # sent in the end its access log says, by the request's id.
-            return
+    def _void(self, reservation_id: str) -> None:
         self._engine.settle(Receipt(reservation_id, "", Outcome.NOT_SENT, 0, None))
 
     async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
@@ -205,12 +198,12 @@ class Sidecar:
         return stream_response()
 
 
-async def run(engine: Engine, listen: Listen, *, alone: bool = True, supervised: bool = False) -> None:
+async def run(engine: Engine, listen: Listen, *, supervised: bool = False) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     supervised  standard input is a pipe from a supervisor, who writes nothing: where it ends, so has the supervisor
     """
-    sidecar = Sidecar(engine, listen, alone=alone)
+    sidecar = Sidecar(engine, listen)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, sidecar.stop)

@@ -48,6 +48,7 @@ class Run(Struct, frozen=True):
     """What one h2load is to do. `target` is a Unix socket's path for Checks, or a URL for POSTs through Envoy.
 
     rate  requests a second of each of the `clients`; 0 for as fast as it goes
+    core  the one that the client has to itself; None for whichever is free
     """
 
     target: str
@@ -57,6 +58,7 @@ class Run(Struct, frozen=True):
     clients: int = 1
     rate: int = 0
     headers: tuple[str, ...] = ()
+    core: int | None = None
 
 
 def run(*several: Run) -> list[Load]:
@@ -71,11 +73,16 @@ def run(*several: Run) -> list[Load]:
         return [_read(process, log) for process, log in started]
 
 
+def on_core(core: int | None) -> list[str]:
+    """What stands before a command that is to run on one core only."""
+    return ["taskset", "--cpu-list", str(core)] if core is not None else []
+
+
 def _command(what: Run, body: Path, log: Path) -> Sequence[str]:
     check = what.target.startswith("/")
     body.write_bytes(struct.pack(">BI", 0, len(what.body)) + what.body if check else what.body)
-    command = ["h2load", "-n", str(what.requests), "-c", str(what.clients), "-m", str(what.in_flight), "-t", "1"]
-    command += ["-d", str(body), f"--log-file={log}"]
+    command = [*on_core(what.core), "h2load", "-t", "1", f"--log-file={log}", "-d", str(body)]
+    command += ["-n", str(what.requests), "-c", str(what.clients), "-m", str(what.in_flight)]
     if what.rate:
         command.append(f"--rps={what.rate}")
     if check:

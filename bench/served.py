@@ -20,7 +20,7 @@ from authz.envoy.bootstrap import EnvoyOptions, Upstream, render
 from authz.envoy.wire import check_pb2
 from authz.model import Request
 from authz.settings import read_settings
-from bench.load import CHECK, Run, run
+from bench.load import CHECK, Run, on_core, run
 from bench.measure import AT_LEAST, AT_MOST, REFUSED, Figure
 from bench.world import ENVIRON, World, lay_out
 from demo.envoy import Envoy
@@ -38,8 +38,7 @@ _RUN: Final = {1: 1.0, 8: 4.0, 64: 6.0}
 
 
 class Place:
-    """A folder with settings, a bundle and issued keys; `check` is a Check that is allowed, without an `x-request-id`: h2load
-    sends the same bytes each time, and with the same id they would be one request again and again."""
+    """A folder with settings, a bundle and issued keys; `check` is a Check that is allowed."""
 
     def __init__(
         self, folder: Path, stack: ExitStack, *, store: str = "", teams: int = 0, keys: int = 0, more: str = ""
@@ -54,10 +53,10 @@ class Place:
             secrets = world.issue(each, *(f"bulk-{at}" for at in range(teams))) if each else []
             self.checks = [as_check(world.request(secret)) for secret in secrets[:: each or 1]]
 
-    def serve(self, name: str = "s") -> tuple[str, int]:
+    def serve(self, name: str = "s", core: int | None = None) -> tuple[str, int]:
         """A sidecar of its own process: the socket for Check, and its pid."""
         path = self.folder / f"{name}.sock"
-        command = [sys.executable, "-m", "authz", "serve", "--config", str(self.config), "--socket", str(path)]
+        command = [*on_core(core), sys.executable, "-m", "authz", "serve", "--config", str(self.config), "--socket", str(path)]
         process = start(self._stack, [*command, "--log-level", "ERROR"])
         check = path.with_name(f"{name}.check.sock")
         wait_for("a sidecar", lambda: listens(str(check)) or process.poll() is not None, _START_S)
@@ -71,10 +70,10 @@ class Place:
         denied = log.read_bytes().count(b'"effect":"deny"')
         return {REFUSED: f"{denied:,}"} if denied else {}
 
-    def floor(self) -> tuple[str, int]:
+    def floor(self, core: int | None = None) -> tuple[str, int]:
         """The same of an empty handler."""
         path = self.folder / "floor.sock"
-        process = start(self._stack, [sys.executable, "-m", "bench.floor", str(path)])
+        process = start(self._stack, [*on_core(core), sys.executable, "-m", "bench.floor", str(path)])
         wait_for("the floor", lambda: listens(str(path)) or process.poll() is not None, _START_S)
         ask(path, self.check)
         return str(path), process.pid
@@ -110,6 +109,7 @@ def as_check(request: Request) -> bytes:
     http.size = len(http.raw_body)
     for name, value in request.headers:
         http.headers[name] = value
+    http.headers["x-request-id"] = request.request_id
     return check.SerializeToString()
 
 
@@ -123,19 +123,21 @@ def ask(path: Path | str, check: bytes) -> None:
 
 
 def throughput_and_memory(rounds: int, requests: int) -> list[Figure]:
-    """P2 and P9, of one sidecar with 1,000 policies and 10,000 keys."""
+    """P2 and P9, of one sidecar with 1,000 policies and 10,000 keys. Whoever serves has one core, and the client another:
+    left alone, grpc.aio takes more than one for its own threads, and a second process of ours would take as much of it."""
+    served, asks = _two_cores()
     with place(teams=TEAMS, keys=KEYS) as one:
-        sidecar, pid = one.serve()
-        empty, empty_pid = one.floor()
+        sidecar, pid = one.serve(core=served)
+        empty, empty_pid = one.floor(core=served)
         for path in (sidecar, empty):
-            run(Run(path, one.check, requests, 8))
+            run(Run(path, one.check, requests, 8, core=asks))
         figures = []
         for in_flight, bound in IN_FLIGHT.items():
             found: list[tuple[float, float]] = []
             how_many, cpu_s = round(requests * _RUN[in_flight]), (_cpu_s(pid), _cpu_s(empty_pid))
             for _ in range(rounds):
-                (over,) = run(Run(sidecar, one.check, how_many, in_flight))
-                (under,) = run(Run(empty, one.check, how_many, in_flight))
+                (over,) = run(Run(sidecar, one.check, how_many, in_flight, core=asks))
+                (under,) = run(Run(empty, one.check, how_many, in_flight, core=asks))
                 found.append((over.rate, under.rate))
             each_us = 1e6 / rounds / how_many
             cpu = {
@@ -145,7 +147,7 @@ def throughput_and_memory(rounds: int, requests: int) -> list[Figure]:
             figures.append(
                 Figure(
                     f"P2 at {in_flight}",
-                    f"Checks a second, one process ÷ an empty grpc.aio handler, {in_flight} in flight",
+                    f"Checks a second, one process on one core ÷ an empty grpc.aio handler, {in_flight} in flight",
                     tuple(over / under for over, under in found),
                     bound,
                     AT_LEAST,
@@ -267,6 +269,12 @@ static_resources:
                     inline_string: '{{"choices":[],"usage":{{"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}}}}'
                 response_headers_to_add: [{{header: {{key: content-type, value: application/json}}}}]
 """
+
+
+def _two_cores() -> tuple[int | None, int | None]:
+    """Where there is only one, nobody is told where to run."""
+    cores = sorted(os.sched_getaffinity(0))
+    return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
 
 
 def _rates(rates: tuple[float, float], over: str, under: str) -> dict[str, str]:

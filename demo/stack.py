@@ -111,7 +111,7 @@ class Stack:
     settings    more lines of the settings · envoy: more fields of theirs under `envoy`
     keys        where the upstream keys are, as the settings say it
     tls         what clients speak to Envoy, as the settings say it; empty for plain text
-    serving     more fields of the settings under `listen`; the transport is what AUTHZ_TRANSPORT says, where it says something
+    serving     more fields of the settings under `listen`; without a transport it is the one of AUTHZ_TRANSPORT
     """
 
     def __init__(
@@ -133,8 +133,10 @@ class Stack:
         self._change, self._groq_key, self._listen, self._extra = change, groq_key, listen, settings
         self._keys, self._envoy = keys, envoy
         self._tls = f"tls: {tls}" if tls else ""
-        transport = os.environ.get("AUTHZ_TRANSPORT")
-        self._serving = "".join(f", {fields}" for fields in (f"transport: {transport}" if transport else "", serving) if fields)
+        transport = os.environ.get("AUTHZ_TRANSPORT", "")
+        if transport and "transport:" not in serving:
+            serving = f"transport: {transport}, {serving}".removesuffix(", ")
+        self._serving = f", {serving}" if serving else ""
         self._resources = ExitStack()
         self.groq = StandIn(STAND_IN_KEY)
 

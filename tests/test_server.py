@@ -135,15 +135,6 @@ def test_an_allow_that_nobody_heard_is_given_back(tmp_path: Path) -> None:
     assert [(receipt.reservation_id, receipt.outcome) for receipt in receipts] == [("r2", Outcome.NOT_SENT)]
 
 
-def test_among_several_processes_an_unheard_allow_is_left_to_the_access_log(tmp_path: Path) -> None:
-    """Another one may have answered Envoy's next try with the same reservation: it has to stay."""
-    engine: Any = FakeEngine()
-    for alone, request_id, voids in ((True, "id", True), (False, "", True), (False, "id", False)):
-        engine.receipts.clear()
-        Sidecar(engine, Listen(), alone=alone)._void("r1", request_id)
-        assert bool(engine.receipts) == voids
-
-
 @BOTH
 def test_a_deadline_comes_along(tmp_path: Path, transport: str) -> None:
     async def act(channel: grpc.aio.Channel, engine: FakeEngine, sidecar: Sidecar) -> None:

@@ -27,6 +27,7 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
     import resource
     import secrets
 
+    import uvloop
     from msgspec.structs import replace
 
     from authz import server, supervisor
@@ -60,7 +61,9 @@ def serve(config: Path, socket: str | None, workers: int | None, worker: int | N
     ):
         gc.collect()
         gc.freeze()  # the bundle and the keys stay: a collection that looked through them would hold decisions up
-        asyncio.run(server.run(engine, settings.listen, alone=settings.replicas == 1, supervised=worker is not None))
+        sidecar = server.run(engine, settings.listen, supervised=worker is not None)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(sidecar)
 
 
 _SWITCH_S = 0.0005

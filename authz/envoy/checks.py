@@ -51,7 +51,7 @@ class Checks:
     """Answers Checks; all in one thread, the loop's.
 
     tenant   whose request one seems to be, as far as is known without any I/O: for fairness alone, nothing rests on it
-    void     gives back what an allow holds that nobody heard: the reservation, and the request's id; must not raise
+    void     gives back what an allow holds that nobody heard, by its reservation's id; must not raise
     steady   a steady clock, ns: deadlines are by it
     soon     calls back once what has arrived is read: the loop's `call_soon`
     room     how many requests may wait, each counted once for every 64 KiB of its body
@@ -62,7 +62,7 @@ class Checks:
         pdp: Decider,
         *,
         tenant: Callable[[Request], str],
-        void: Callable[[str, str], None],
+        void: Callable[[str], None],
         steady: Callable[[], int],
         soon: Callable[[Callable[[], None]], object],
         room: int,
@@ -129,7 +129,7 @@ class Checks:
         for each, decision in zip(due, decisions, strict=True):
             unheard = None
             if isinstance(decision, Allow):
-                unheard = partial(self._void, decision.reservation_id, each.request.request_id)
+                unheard = partial(self._void, decision.reservation_id)
             each.call.answer(encode(decision), unheard)
             each.answered = True
         took_ns = (self._steady() - began_ns) / len(due)

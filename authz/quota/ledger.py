@@ -62,8 +62,8 @@ class OnStoreError(StrEnum):
     SHARE = "share"  # each replica admits its share of the limit by its own count
 
 
-class Charge(Struct, frozen=True):
-    """An amount against one quota of one scope.
+class Charge(Struct, frozen=True, array_like=True):
+    """An amount against one quota of one scope. Stores keep it by the order of its fields: append, never reorder.
 
     counter     canonical name of the counter. Requests that charge one name add up, whatever the quota's id or limit is. Two
                 charges of one hold with one name (an enforced limit and a stricter shadow) count once, the larger amount,
@@ -87,8 +87,8 @@ class Charge(Struct, frozen=True):
     on_store_error: OnStoreError = OnStoreError.DENY
 
 
-class Terms(Struct, frozen=True):
-    """What settlement and the usage report need to know of a reservation, fixed when it was made.
+class Terms(Struct, frozen=True, array_like=True):
+    """What settlement and the usage report need to know of a reservation, fixed when it was made. Kept as `Charge` is.
 
     day          of the usage report, `YYYY-MM-DD` in the organisation's time zone: the day it was reserved on
     price        None where the endpoint has none by token

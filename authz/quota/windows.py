@@ -49,8 +49,9 @@ class Period(StrEnum):
     MONTH = "month"
 
 
-class Window(Struct, frozen=True, omit_defaults=True, cache_hash=True):
-    """Made by `sliding`, `calendar` or as `GAUGE`; the fields that its kind does not need stay at their defaults."""
+class Window(Struct, frozen=True, cache_hash=True, array_like=True):
+    """Made by `sliding`, `calendar` or as `GAUGE`; the fields that its kind does not need stay at their defaults. Stores
+    keep it by the order of its fields: append, never reorder."""
 
     kind: Kind
     length_s: int = 0

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, Generic, TypeVar
 
-from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 OTHER: Final = "other"
-MOST_DURATIONS: Final = 100_000
+MOST_WAITING: Final = 10_000
+
+T = TypeVar("T")
 
 
 class Names:
@@ -34,27 +36,29 @@ class Names:
         return name
 
 
-class Durations:
-    """Durations on their way into a histogram: the path leaves them here, and another thread brings them. Safe in threads.
+class Later(Generic[T]):
+    """What is counted beside the path: whoever has something to count leaves it here, and another thread fetches it. Safe in
+    threads.
 
-    Of more than `most` between two flushes the oldest are lost; the engine flushes twice a second.
+    most  that wait; what comes beyond that is counted at once, so that nothing is lost where nobody fetches
     """
 
-    def __init__(self, histogram: Histogram, *, most: int = MOST_DURATIONS) -> None:
-        self._histogram = histogram
-        self._waiting: deque[tuple[str, int]] = deque(maxlen=most)
-        self._attributes: dict[str, dict[str, str]] = {}
+    def __init__(self, count: Callable[[T], None], *, most: int = MOST_WAITING) -> None:
+        self._count, self._most = count, most
+        self._waiting: deque[T] = deque()
+        self._fetching = threading.Lock()
 
-    def add(self, effect: str, duration_us: int) -> None:
-        self._waiting.append((effect, duration_us))
+    def add(self, one: T) -> None:
+        if len(self._waiting) < self._most:
+            self._waiting.append(one)
+        else:
+            self._count(one)
 
     def flush(self) -> None:
-        for _ in range(len(self._waiting)):
-            try:
-                effect, duration_us = self._waiting.popleft()
-            except IndexError:  # another thread flushes too
-                return
-            self._histogram.record(duration_us / 1e6, self._attributes.setdefault(effect, {"effect": effect}))
+        """All that was there at the call is counted when it returns."""
+        with self._fetching:
+            for _ in range(len(self._waiting)):
+                self._count(self._waiting.popleft())
 
 
 class Counts:

@@ -16,7 +16,6 @@ from typing import Any, Final
 import grpc
 from msgspec import Struct
 from opentelemetry import metrics, trace
-from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -34,7 +33,7 @@ from authz.errors import ConfigError
 from authz.model import Record, SettlementRecord
 from authz.settings import Otlp, Records, Settings
 from authz.telemetry.metrics import Metrics
-from authz.telemetry.otlp import RecordSink
+from authz.telemetry.otlp import EXPORT_S, RecordExporter, RecordSink
 from authz.telemetry.records import RecordWriter, Sink
 from authz.telemetry.sinks import FileSink, standard_output
 from authz.telemetry.traces import Tracer
@@ -89,11 +88,11 @@ def open_telemetry(
     else:
         meters, tracer = _host()
     counted = Metrics(meters, bundle, names=settings.metrics.names)
-    sinks = _sinks(settings.records)
+    writers = [stack.enter_context(RecordWriter(sink, counted.recorded)) for sink in _sinks(settings.records)]
     if otlp.endpoint and otlp.records:
-        sinks.append(RecordSink(OTLPLogExporter(**options), resource))
-    writers = tuple(stack.enter_context(RecordWriter(sink, counted.recorded)) for sink in sinks)
-    return Telemetry(meters, counted, tracer, writers)
+        sink = RecordSink(RecordExporter(resource, **options))
+        writers.append(stack.enter_context(RecordWriter(sink, counted.recorded, gather_s=EXPORT_S)))
+    return Telemetry(meters, counted, tracer, tuple(writers))
 
 
 def _host() -> tuple[MeterProvider, Tracer | None]:

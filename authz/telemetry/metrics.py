@@ -11,9 +11,9 @@ from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, NoOpMeterProvider, Observation
 
-from authz.model import NANOS_PER_USD, DecisionRecord, Meter, QuotaState, SettlementRecord
+from authz.model import NANOS_PER_USD, DecisionRecord, Meter, QuotaState, Record, SettlementRecord
 from authz.reasons import Reason
-from authz.telemetry.counts import OTHER, Counts, Durations, Names
+from authz.telemetry.counts import OTHER, Counts, Later, Names
 
 SCOPE: Final = "authz"
 MAX_NAMES: Final = 100
@@ -31,17 +31,24 @@ class Metrics:
         meter = provider.get_meter(SCOPE)
         self._live = not isinstance(provider, NoOpMeterProvider)
         self._teams, self._models = Names(names), Names(names)
+        self._bundle = bundle
+        self._later = Later(self._count)
+        # Asked before all others, it has what waits counted for them.
+        meter.create_observable_gauge(
+            "authz.bundle.info", [self._info], description="1 for the bundle in force, named by its digest."
+        )
+        meter.create_observable_gauge(
+            "authz.bundle.refused", [self._refused], description="1 while the folder holds a bundle that was refused, else 0."
+        )
         whose = ("team", "model")
         self._decisions = Counts(
             meter, "authz.decisions", ("effect", "reason", "action", *whose), "Decisions, by effect and reason."
         )
-        self._durations = Durations(
-            meter.create_histogram(
-                "authz.decision.duration",
-                unit="s",
-                description="How long decisions took, from the request's arrival to its record.",
-                explicit_bucket_boundaries_advisory=_BOUNDS_S,
-            )
+        self._durations = meter.create_histogram(
+            "authz.decision.duration",
+            unit="s",
+            description="How long decisions took, from the request's arrival to its record.",
+            explicit_bucket_boundaries_advisory=_BOUNDS_S,
         )
         self._reserved_tokens = Counts(
             meter, "authz.reserved.tokens", whose, "Tokens that reservations expected.", unit="{token}"
@@ -66,66 +73,73 @@ class Metrics:
         self._answers = Counts(
             meter, "authz.policy.answers", ("source",), "Answers to what policies were asked, from Cedar or remembered."
         )
-        self._policy_errors = meter.create_counter(
-            "authz.policy.errors", description="Decisions denied because a policy could not be evaluated."
+        self._policy_errors = Counts(
+            meter, "authz.policy.errors", (), "Decisions denied because a policy could not be evaluated."
         )
-        self._store_errors = meter.create_counter(
-            "authz.store.errors", description="Operations that the store did not answer, by what they were part of."
+        self._store_errors = Counts(
+            meter, "authz.store.errors", ("during",), "Operations that the store did not answer, by what they were part of."
         )
         self._records = Counts(meter, "authz.records", ("sink", "outcome"), "Records, by sink, written or lost and why.")
-        self._learned = meter.create_counter(
-            "authz.calibration.samples", description="Settled requests that estimates were learned from."
+        self._learned = Counts(meter, "authz.calibration.samples", (), "Settled requests that estimates were learned from.")
+        self._reloads = Counts(meter, "authz.bundle.reloads", ("outcome",), "Reloads of the bundle, by outcome.")
+        self._degraded = Counts(
+            meter,
+            "authz.degraded",
+            ("declared",),
+            "Requests admitted while the store did not answer, by what their quotas declare.",
         )
-        self._reloads = meter.create_counter("authz.bundle.reloads", description="Reloads of the bundle, by outcome.")
-        self._degraded = meter.create_counter(
-            "authz.degraded", description="Requests admitted while the store did not answer, by what their quotas declare."
+        self._alerts = Counts(meter, "authz.alerts", ("quota",), "Thresholds of budgets that were reached, by quota.")
+        self._deliveries = Counts(
+            meter, "authz.alerts.deliveries", ("outcome",), "Attempts to post an alert to a webhook, by outcome."
         )
-        self._alerts = meter.create_counter("authz.alerts", description="Thresholds of budgets that were reached, by quota.")
-        self._deliveries = meter.create_counter(
-            "authz.alerts.deliveries", description="Attempts to post an alert to a webhook, by outcome."
+        self._replaced_keys = Counts(
+            meter, "authz.keys.replaced.uses", (), "Requests with a secret that another has replaced and that still works."
         )
-        self._replaced_keys = meter.create_counter(
-            "authz.keys.replaced.uses", description="Requests with a secret that another has replaced and that still works."
+        self._refused_upstreams = Counts(
+            meter,
+            "authz.upstream.keys.refused",
+            ("upstream",),
+            "Upstream keys that Groq has refused, by their names in the settings.",
         )
-        self._refused_upstreams = meter.create_counter(
-            "authz.upstream.keys.refused", description="Upstream keys that Groq has refused, by their names in the settings."
+        self._invalid_credentials = Counts(
+            meter, "authz.credentials.excess", (), "Invalid credentials beyond what one source may try in a minute."
         )
-        self._invalid_credentials = meter.create_counter(
-            "authz.credentials.excess", description="Invalid credentials beyond what one source may try in a minute."
+        self._doubts = Counts(
+            meter, "authz.usage.doubts", ("doubt",), "Answered requests whose usage is missing or above its bound."
         )
-        self._doubts = meter.create_counter(
-            "authz.usage.doubts", description="Answered requests whose usage is missing or above its bound."
-        )
-        self._unknown = meter.create_counter(
-            "authz.settlements.unknown", description="Reports on reservations that do not exist: forged, or forgotten long ago."
-        )
-        self._bundle = bundle
-        meter.create_observable_gauge(
-            "authz.bundle.info", [self._info], description="1 for the bundle in force, named by its digest."
-        )
-        meter.create_observable_gauge(
-            "authz.bundle.refused", [self._refused], description="1 while the folder holds a bundle that was refused, else 0."
+        self._unknown = Counts(
+            meter, "authz.settlements.unknown", (), "Reports on reservations that do not exist: forged, or forgotten long ago."
         )
 
     def decided(self, record: DecisionRecord) -> None:
-        if not self._live:
-            return
+        if self._live:
+            self._later.add(record)
+
+    def settled(self, record: SettlementRecord) -> None:
+        if self._live:
+            self._later.add(record)
+
+    def _count(self, record: Record) -> None:
+        if isinstance(record, DecisionRecord):
+            self._count_decision(record)
+        else:
+            self._count_settlement(record)
+
+    def _count_decision(self, record: DecisionRecord) -> None:
         team = self._teams(record.team or "")
         model = self._models(record.model) if record.model else OTHER if record.models else ""
         reason = record.reason.value if record.reason else ""
         self._decisions.add(record.effect, reason, record.action or "", team, model)
-        self._durations.add(record.effect, record.duration_us)
+        self._durations.record(record.duration_us / 1e6, {"effect": record.effect})
         if record.reservation_id and record.estimate is not None:
             self._reserved_tokens.add(team, model, amount=record.estimate.expected.get(Meter.TOKENS, 0))
             self._reserved_cost.add(team, model, amount=record.estimate.at_most.get(Meter.SPEND, 0))
         if record.policy_errors:
-            self._policy_errors.add(1)
+            self._policy_errors.add()
         if record.reason is Reason.STORE_UNAVAILABLE:
             self.store_failed("decision")
 
-    def settled(self, record: SettlementRecord) -> None:
-        if not self._live:
-            return
+    def _count_settlement(self, record: SettlementRecord) -> None:
         team, model = self._teams(record.team), self._models(record.model)
         self._settlements.add(record.outcome.value, record.state)
         if record.usage is not None:
@@ -142,7 +156,7 @@ class Metrics:
 
     def flush(self) -> None:
         """Now and then, so that what is kept for the next collection stays little."""
-        self._durations.flush()
+        self._later.flush()
 
     def expired(self, count: int) -> None:
         """So many reservations that nobody reported on."""
@@ -151,48 +165,48 @@ class Metrics:
 
     def store_failed(self, during: str) -> None:
         """during  `decision`, `settlement` or `background`"""
-        self._store_errors.add(1, {"during": during})
+        self._store_errors.add(during)
 
     def recorded(self, sink: str, outcome: str, count: int) -> None:
         """outcome  `written`, or why they are lost: `queue_full`, `failed`"""
         self._records.add(sink, outcome, amount=count)
 
     def learned(self) -> None:
-        self._learned.add(1)
+        self._learned.add()
 
     def doubted(self, doubt: str) -> None:
         """doubt  `missing` or `above_bound`"""
-        self._doubts.add(1, {"doubt": doubt})
+        self._doubts.add(doubt)
 
     def unknown_reservation(self) -> None:
-        self._unknown.add(1)
+        self._unknown.add()
 
     def used_replaced_key(self) -> None:
-        self._replaced_keys.add(1)
+        self._replaced_keys.add()
 
     def refused_upstream(self, name: str) -> None:
-        self._refused_upstreams.add(1, {"upstream": name})
+        self._refused_upstreams.add(name)
 
     def too_many_invalid(self) -> None:
-        self._invalid_credentials.add(1)
+        self._invalid_credentials.add()
 
     def reloaded(self, outcome: str) -> None:
         """outcome  `swapped` or `refused`"""
-        self._reloads.add(1, {"outcome": outcome})
+        self._reloads.add(outcome)
 
     def degraded(self, declared: str) -> None:
         """declared  `allow` or `share`"""
-        self._degraded.add(1, {"declared": declared})
+        self._degraded.add(declared)
 
     def alerted(self, quota: str) -> None:
         """quota  its id in quotas.yaml"""
-        self._alerts.add(1, {"quota": quota})
+        self._alerts.add(quota)
 
     def delivered(self, taken: bool) -> None:
-        self._deliveries.add(1, {"outcome": "taken" if taken else "failed"})
+        self._deliveries.add("taken" if taken else "failed")
 
     def _info(self, options: CallbackOptions) -> Iterable[Observation]:
-        self._durations.flush()  # whoever collects asks this first, and gets the histogram as it is now
+        self._later.flush()
         yield Observation(1, {"digest": self._bundle()[0]})
 
     def _refused(self, options: CallbackOptions) -> Iterable[Observation]:

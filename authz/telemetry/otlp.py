@@ -4,58 +4,92 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.logs.v1 import logs_pb2 as wire
 from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from authz.model import DecisionRecord, Record
 
+EXPORT_S: Final = 0.5
+"""A call of the collector costs half a millisecond of the processor, whether it brings one record or a hundred."""
+
 _SCOPE: Final = InstrumentationScope("authz")
+_SAMPLED: Final = 1
 _encode: Final = msgspec.json.Encoder().encode
 
 
+class RecordExporter(OTLPLogExporter):
+    """The SDK's exporter, with its connection, deadline and retries, of records instead of log records of the SDK.
+
+    Those cost 25 µs each to make and to encode, which is done once here, for each kind of record: a log is then a copy with its
+    own time, body and span, at a fifth of that.
+
+    options  of the exporter
+    """
+
+    def __init__(self, resource: Resource, **options: Any) -> None:
+        super().__init__(**options)
+        self._frame = super()._translate_data([ReadableLogRecord(LogRecord(context=Context()), resource, _SCOPE)])
+        del self._frame.resource_logs[0].scope_logs[0].log_records[:]
+        self._blanks: dict[str, wire.LogRecord] = {}
+
+    def send(self, records: Sequence[Record]) -> bool:
+        """As a whole, or it is lost as a whole once the exporter has given up on it."""
+        return self.export(records) is LogRecordExportResult.SUCCESS  # type: ignore[arg-type]  # what `_translate_data` takes
+
+    def _translate_data(self, data: Sequence[Record]) -> ExportLogsServiceRequest:  # type: ignore[override]  # see above
+        request = ExportLogsServiceRequest()
+        request.CopyFrom(self._frame)
+        add = request.resource_logs[0].scope_logs[0].log_records.add
+        for record in data:
+            effect = record.effect if isinstance(record, DecisionRecord) else ""
+            log = add()
+            log.CopyFrom(self._blanks.get(effect) or self._blank(effect))
+            log.time_unix_nano = log.observed_time_unix_nano = _nanoseconds(record.time)
+            log.body.string_value = _encode(record).decode()
+            if isinstance(record, DecisionRecord) and record.trace_id:
+                log.trace_id, log.span_id = bytes.fromhex(record.trace_id), bytes.fromhex(record.span_id)
+                log.flags = _SAMPLED
+        return request
+
+    def _blank(self, effect: str) -> wire.LogRecord:
+        """What all records of a kind have in common, as the SDK encodes it. A settlement has no effect."""
+        common = LogRecord(
+            context=Context(),  # never whatever else is under way in this thread
+            severity_text="INFO",
+            severity_number=SeverityNumber.INFO,
+            attributes={"authz.effect": effect} if effect else {},
+            event_name="authz.decision" if effect else "authz.settlement",
+        )
+        encoded = super()._translate_data([ReadableLogRecord(common, Resource.get_empty(), _SCOPE)])
+        blank = self._blanks[effect] = encoded.resource_logs[0].scope_logs[0].log_records[0]
+        return blank
+
+
 class RecordSink:
-    """A batch is one export: it arrives as a whole, or is lost as a whole once the exporter has given up on it."""
+    """A batch is one export."""
 
     name: Final = "otlp"
 
-    def __init__(self, exporter: LogRecordExporter, resource: Resource) -> None:
-        self._exporter, self._resource = exporter, resource
+    def __init__(self, exporter: RecordExporter) -> None:
+        self._exporter = exporter
 
     def write(self, records: Sequence[Record]) -> int:
-        batch = [ReadableLogRecord(_log_record(record), self._resource, _SCOPE) for record in records]
-        return 0 if self._exporter.export(batch) is LogRecordExportResult.SUCCESS else len(records)
+        return 0 if self._exporter.send(records) else len(records)
 
     def close(self) -> int:
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the library's base class has no types
+        self._exporter.shutdown()
         return 0
 
 
-def _log_record(record: Record) -> LogRecord:
-    decided = isinstance(record, DecisionRecord)
-    at_ns = round(datetime.fromisoformat(record.time).timestamp() * 1000) * 1_000_000
-    return LogRecord(
-        timestamp=at_ns,
-        observed_timestamp=at_ns,
-        context=_context(record),
-        severity_text="INFO",
-        severity_number=SeverityNumber.INFO,
-        body=_encode(record).decode(),
-        attributes={"authz.effect": record.effect} if isinstance(record, DecisionRecord) else {},
-        event_name="authz.decision" if decided else "authz.settlement",
-    )
-
-
-def _context(record: Record) -> Context:
-    """The decision's span, where it has one. Never whatever else is under way in this thread."""
-    if not isinstance(record, DecisionRecord) or not record.trace_id:
-        return Context()
-    span = SpanContext(int(record.trace_id, 16), int(record.span_id, 16), is_remote=False, trace_flags=TraceFlags(1))
-    return set_span_in_context(NonRecordingSpan(span), Context())
+def _nanoseconds(time: str) -> int:
+    return round(datetime.fromisoformat(time).timestamp() * 1000) * 1_000_000

@@ -14,11 +14,12 @@ from typing import Final, Protocol, Self
 from authz.model import Record
 
 _QUEUE: Final = 10_000
-_BATCH: Final = 64
+_BATCH: Final = 256
 """Records that a sink gets at a time: what it does with them it does under the interpreter's one lock, and decisions wait."""
 
-_GATHER_S: Final = 0.002
-"""How long records gather. A thread that woke up for each of them would take the lock from the decision it belongs to."""
+GATHER_S: Final = 0.05
+"""How long records gather. A thread that wakes up takes the lock from the decisions, and that costs these far more than the
+encoding of what it wakes up for."""
 
 _CLOSE_S: Final = 5.0
 
@@ -50,14 +51,20 @@ class RecordWriter:
     """Gives records to one sink from a thread of its own, in the order in which they came.
 
     queued  records that wait, at most; each thread that writes at the same instant may add one more
+    gather_s  from one call of the sink to the next, unless a whole batch waits: what comes after a pause goes out at once
     told  is told how many were `written`, or lost because of a `queue_full` or a sink that `failed`. Every record that came to
           `write` is told of once, at the latest when `close` is over; only of a sink that hangs by then nothing is known.
     """
 
     def __init__(
-        self, sink: Sink, told: Callable[[str, str, int], None] = lambda sink, outcome, count: None, *, queued: int = _QUEUE
+        self,
+        sink: Sink,
+        told: Callable[[str, str, int], None] = lambda sink, outcome, count: None,
+        *,
+        queued: int = _QUEUE,
+        gather_s: float = GATHER_S,
     ) -> None:
-        self._sink, self._told = sink, told
+        self._sink, self._told, self._gather_s = sink, told, gather_s
         self._queue: SimpleQueue[Record | None] = SimpleQueue()
         self._queued, self._dropped = queued, 0
         self._closing = threading.Event()
@@ -97,13 +104,13 @@ class RecordWriter:
             if (lost := self._dropped) != dropped:  # told from here: a log line on the path could wait for a terminal
                 _log.error("records came faster than their sink takes them", extra={"sink": self._sink.name, "lost": lost})
                 dropped = lost
+            if self._queue.qsize() < _BATCH:
+                self._closing.wait(self._gather_s)
         self._tell(self._sink.close(), 0)
 
     def _batch(self) -> list[Record | None]:
         """What waits, at least one; None is the end."""
         batch = [self._queue.get()]
-        if self._queue.qsize() < _BATCH:
-            self._closing.wait(_GATHER_S)
         while batch[-1] is not None and len(batch) < _BATCH:
             try:
                 batch.append(self._queue.get_nowait())

@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import RawIOBase
 from pathlib import Path
 from typing import Final, cast
@@ -20,7 +20,9 @@ import msgspec
 from authz.errors import ConfigError
 from authz.model import Record
 
-_encode: Final = msgspec.json.Encoder().encode
+_lines_of: Final = msgspec.json.Encoder().encode_lines
+"""A line holds no line break but its last byte: in JSON they are escaped. So line breaks count lines."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,27 +36,25 @@ class StreamSink:
         self._failing = False
 
     def write(self, records: Sequence[Record]) -> int:
-        return self._write([_encode(record) + b"\n" for record in records])
+        return self._write(_lines_of(records))
 
     def close(self) -> int:
         """The line that was begun and not ended, if there is one."""
         return 1 if self._rest else 0
 
-    def _write(self, lines: Sequence[bytes]) -> int:
+    def _write(self, lines: bytes) -> int:
         """Answers how many of the lines are lost; one that was begun is not, as long as its rest is kept."""
-        data = self._rest + b"".join(lines)
+        data = self._rest + lines
         written = self._push(data)
+        if written == len(data):
+            self._rest = b""
+            return 0
         if written < len(self._rest):
             self._rest = self._rest[written:]
-            return len(lines)
-        written -= len(self._rest)
-        self._rest = b""
-        for index, line in enumerate(lines):
-            if written < len(line):
-                self._rest = line[written:] if written else b""
-                return len(lines) - index - (1 if written else 0)
-            written -= len(line)
-        return 0
+            return lines.count(b"\n")
+        begun = written > 0 and data[written - 1 : written] != b"\n"
+        self._rest = data[written : data.index(b"\n", written) + 1] if begun else b""
+        return data.count(b"\n", written) - begun
 
     def _push(self, data: bytes) -> int:
         """Answers how many bytes the stream took before it failed."""
@@ -95,17 +95,19 @@ class FileSink(StreamSink):
         self._stream.close()
         return super().close()
 
-    def _write(self, lines: Sequence[bytes]) -> int:
+    def _write(self, lines: bytes) -> int:
         if not self._max_bytes:
             return super()._write(lines)
-        lost, chunk, size = 0, list[bytes](), self._stream.seek(0, 2)
-        for line in lines:
-            if size and size + len(line) > self._max_bytes:
-                lost += super()._write(chunk)
-                chunk, size = [], self._turn_over()
-            chunk.append(line)
-            size += len(line)
-        return lost + super()._write(chunk)
+        size = self._stream.seek(0, 2)
+        if size + len(lines) <= self._max_bytes:
+            return super()._write(lines)
+        lost, begun = 0, 0
+        for start, end in _spans(lines):
+            if size and size + end - start > self._max_bytes:
+                lost += super()._write(lines[begun:start])
+                begun, size = start, self._turn_over()
+            size += end - start
+        return lost + super()._write(lines[begun:])
 
     def _turn_over(self) -> int:
         """Answers the size of the file to go on with. Where a new one cannot be had that is the old one."""
@@ -136,6 +138,15 @@ class FileSink(StreamSink):
 
 def standard_output() -> StreamSink:
     return StreamSink("stdout", cast("RawIOBase", open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)))
+
+
+def _spans(lines: bytes) -> Iterator[tuple[int, int]]:
+    """Where each line begins and ends."""
+    start = 0
+    while start < len(lines):
+        end = lines.index(b"\n", start) + 1
+        yield start, end
+        start = end
 
 
 def _append(path: Path) -> RawIOBase:

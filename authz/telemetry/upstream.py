@@ -8,6 +8,7 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from authz.model import UpstreamRoom
+from authz.telemetry.counts import Counts
 
 _TOO_MANY: Final = 429
 _SERVER: Final = 500
@@ -21,8 +22,11 @@ class UpstreamMetrics:
 
     def __init__(self, provider: MeterProvider, rooms: Callable[[], tuple[UpstreamRoom, ...]]) -> None:
         meter = provider.get_meter("authz")
-        self._errors = meter.create_counter(
-            "authz.upstream.errors", description="Requests that the upstream refused, by kind of status: given back in full."
+        self._errors = Counts(
+            meter,
+            "authz.upstream.errors",
+            ("status",),
+            "Requests that the upstream refused, by kind of status: given back in full.",
         )
         self._rooms = rooms
         meter.create_observable_gauge(
@@ -33,7 +37,7 @@ class UpstreamMetrics:
         )
 
     def refused(self, status: int) -> None:
-        self._errors.add(1, {"status": "429" if status == _TOO_MANY else "5xx" if status >= _SERVER else "4xx"})
+        self._errors.add("429" if status == _TOO_MANY else "5xx" if status >= _SERVER else "4xx")
 
     def _limits(self, options: CallbackOptions) -> Iterable[Observation]:
         return [Observation(room.limit, _labels(room)) for room in self._rooms()]

@@ -49,6 +49,13 @@ class Flood(Struct, frozen=True):
     deadline_ms: int = 250
 
 
+class Said(Struct):
+    """By the flooder: Checks a second, and how long each answer took."""
+
+    a_second: float = 0.0
+    took_s: list[float] = []
+
+
 class Felt(Struct, frozen=True):
     """By the tenant who does nothing wrong; in seconds. codes  of its answers that were no 200."""
 
@@ -63,7 +70,7 @@ class Overloaded(Struct, frozen=True):
     """alone, under, after  what the other tenant felt without, during and after the flood
     reasons          how the flood's Checks were decided, by reason; a_second  how many of them
     refusal          status and `retry-after` of one that was shed, as Envoy would give them to the client
-    flood_slowest_s  the slowest answer to the flood
+    flood_slowest_s  the slowest answer to the flood; late  how many of its answers came after their deadline, of `answers`
     back_s           from the flood's end to the first answer within twice the median of alone
     """
 
@@ -74,6 +81,8 @@ class Overloaded(Struct, frozen=True):
     a_second: float
     refusal: tuple[int, str]
     flood_slowest_s: float
+    late: int
+    answers: int
     back_s: float
 
     @property
@@ -106,9 +115,11 @@ def run(seconds: float, flood: Flood, *, queue: int = 32) -> Overloaded:
         under=under,
         after=after,
         reasons=dict(reasons),
-        a_second=float(_found(r"finished in \S+, ([\d.]+) req/s", said)[1]),
+        a_second=said.a_second,
         refusal=refusal,
-        flood_slowest_s=_slowest(said),
+        flood_slowest_s=max(said.took_s),
+        late=sum(took_s > flood.deadline_ms / 1000 for took_s in said.took_s),
+        answers=len(said.took_s),
         back_s=back_s,
     )
 
@@ -125,20 +136,25 @@ def check_of(secret: str) -> bytes:
 
 
 @contextmanager
-def flooding(fleet: Fleet, flood: Flood, socket: str, message: bytes, seconds: float) -> Iterator[list[str]]:
-    """While the block runs, and to the end of it; then what the flooder said of it is in the list."""
-    framed = fleet.folder / "flood"
+def flooding(fleet: Fleet, flood: Flood, socket: str, message: bytes, seconds: float) -> Iterator[Said]:
+    """While the block runs, and to the end of it; then what the flooder says of it is there."""
+    framed, log = fleet.folder / "flood", fleet.folder / "flood.log"
     framed.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
     command = [FLOODER, "-B", f"unix:{socket}", "-D", str(max(1, round(seconds))), "-t", "1", "-d", str(framed)]
     command += ["-c", str(flood.connections), "-m", str(flood.streams), "-H", "te: trailers"]
-    command += ["-H", "content-type: application/grpc", "-H", f"grpc-timeout: {flood.deadline_ms}m"]
-    said: list[str] = []
+    command += ["-H", "content-type: application/grpc", "-H", f"grpc-timeout: {flood.deadline_ms}m", f"--log-file={log}"]
+    said = Said()
     process = subprocess.Popen(
         [*command, f"http://sidecar{_METHOD}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         yield said
-        said.append(process.communicate(timeout=seconds + 30)[0])
+        text = process.communicate(timeout=seconds + 30)[0]
+        rate = re.search(r"finished in \S+, ([\d.]+) req/s", text)
+        if rate is None:
+            raise AssertionError(f"the flooder said nothing of its rate: {text}")
+        said.a_second = float(rate[1])
+        said.took_s = [int(line.split("\t")[2]) / 1e6 for line in log.read_text().splitlines()]
     finally:
         framed.unlink()  # a key stands in it
         if process.poll() is None:
@@ -193,19 +209,6 @@ def _reasons(fleet: Fleet) -> list[str]:
     return [record["reason"] or "allowed" for record in records if record["kind"] == "decision"]
 
 
-def _slowest(said: list[str]) -> float:
-    """h2load's own figure: `time for request: min max mean …`."""
-    found = _found(r"time for request:\s+\S+\s+([\d.]+)(us|ms|s)\b", said)
-    return float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[found[2]]
-
-
-def _found(pattern: str, said: list[str]) -> re.Match[str]:
-    found = re.search(pattern, "".join(said))
-    if found is None:
-        raise AssertionError(f"the flooder said nothing of `{pattern}`: {said}")
-    return found
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.overload", description="one tenant floods, another one asks")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
@@ -218,7 +221,8 @@ def main() -> int:
     console.print(table)
     console.print(f"The flood: {found.a_second:.0f} Checks a second, decided as {found.reasons}.")
     console.print(
-        f"Its slowest answer took {found.flood_slowest_s:.3f} s; {found.shed} were shed, status, retry-after: {found.refusal}."
+        f"Its slowest answer took {found.flood_slowest_s:.3f} s; {found.late} of {found.answers} came after their deadline; "
+        f"{found.shed} were shed, status, retry-after: {found.refusal}."
     )
     console.print(
         f"The other tenant is slower by a factor of {found.factor:.2f}, and as quick as before {found.back_s:.3f} s after."

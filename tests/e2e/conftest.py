@@ -57,7 +57,12 @@ class Client:
         return {"authorization": f"Bearer {self.keys[name]}", "content-type": "application/json"}
 
     def records(self) -> list[dict[str, Any]]:
-        """Those of decisions."""
+        """Those of decisions, once there is one for everything that Envoy has been answered: they are written a little later."""
+        answered = sum(self.stack.envoy.stats(r"^http\..*\.ext_authz\.(ok|denied)$").values())
+        wait_for("the records", lambda: len(self._written()) >= answered)
+        return self._written()
+
+    def _written(self) -> list[dict[str, Any]]:
         path = self.stack.records
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if line["kind"] == "decision"]

@@ -96,6 +96,7 @@ def checked(client: Client, allowed: int, act: Callable[[], str]) -> str:
     decisions, received = len(client.records()), len(client.stack.groq.received())
     said = act()
     client.wait_until_settled()
+    wait_for("the records", lambda: len(client.records()) > decisions + allowed)  # not all of them came through Envoy
     records = client.records()[decisions:]
     assert sorted(record["effect"] for record in records) == [*["allow"] * allowed, "deny"]
     assert {record["principal"] for record in records} == {'Key::"chatbot-prod"'}

@@ -62,7 +62,7 @@ class It:
         self.checks = Checks(
             self,
             tenant=lambda request: request.path,
-            void=lambda reservation_id, request_id: self.voided.append(reservation_id),
+            void=self.voided.append,
             steady=lambda: self.now_ns,
             soon=self.turns.append,
             room=room,

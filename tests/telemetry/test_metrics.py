@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from authz.errors import ConfigError
 from authz.model import Estimate, Meter, Outcome, SettlementRecord, Usage
 from authz.reasons import Reason
-from authz.telemetry.counts import OTHER, Durations, Names
+from authz.telemetry.counts import OTHER, Later, Names
 from authz.telemetry.metrics import Metrics
 from tests.place import lay_out, opened_at
 from tests.telemetry.test_records import record
@@ -150,40 +151,42 @@ def test_nothing_is_counted_where_nobody_reads() -> None:
     assert not metrics._teams._known
 
 
-def test_durations_are_in_the_histogram_once_when_somebody_collects_and_bounded_when_nobody_does() -> None:
-    reader = InMemoryMetricReader()
-    provider = MeterProvider([reader])
-    metrics = Metrics(provider, lambda: ("sha256:0", False))
+def test_what_waits_is_counted_once_when_somebody_collects_or_the_engine_comes_by() -> None:
+    metrics, reader = opened()
     for number in range(5):
         metrics.decided(record(duration_us=1_000 * (number + 1)))
-
-    def counted() -> tuple[int, float]:
-        data = reader.get_metrics_data()
-        assert data is not None
-        (found,) = [
-            point
-            for resource in data.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == "authz.decision.duration"
-            for point in metric.data.data_points
-        ]
-        assert isinstance(found, HistogramDataPoint)
-        return found.count, found.sum
-
-    count, total = counted()
-    assert (count, round(total, 9)) == (5, 0.015)
+    assert _decisions_and_durations(reader) == (5, 5, 0.015)
     metrics.decided(record(duration_us=5_000))
     metrics.flush()
-    count, total = counted()
-    assert (count, round(total, 9)) == (6, 0.02)
-    provider.shutdown()
+    assert _decisions_and_durations(reader) == (6, 6, 0.02)
 
-    told: list[float] = []
-    histogram = mock.Mock(record=lambda value, attributes: told.append(value))
-    durations = Durations(histogram, most=3)
+
+def _decisions_and_durations(reader: InMemoryMetricReader) -> tuple[float, int, float]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = {
+        each.name: each for resource in data.resource_metrics for scope in resource.scope_metrics for each in scope.metrics
+    }
+    (decisions,) = metrics["authz.decisions"].data.data_points
+    (durations,) = metrics["authz.decision.duration"].data.data_points
+    assert isinstance(decisions, NumberDataPoint)
+    assert isinstance(durations, HistogramDataPoint)
+    return decisions.value, durations.count, round(durations.sum, 9)
+
+
+def test_nothing_is_lost_where_nobody_fetches_what_waits_and_two_who_do_count_it_once() -> None:
+    told: Counter[int] = Counter()
+
+    def count(number: int) -> None:
+        told[number] += 1
+
+    later = Later(count, most=3)
     for number in range(10):
-        durations.add("allow", number * 10**6)
-    durations.flush()
-    durations.flush()
-    assert told == [7.0, 8.0, 9.0]
+        later.add(number)
+    assert told == Counter(range(3, 10))
+    threads = [threading.Thread(target=later.flush) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == Counter(range(10))

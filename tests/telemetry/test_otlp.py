@@ -9,12 +9,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 from opentelemetry.sdk.resources import Resource
 
 from authz.errors import ConfigError
 from authz.settings import read_settings
-from authz.telemetry.otlp import RecordSink
+from authz.telemetry.otlp import RecordExporter, RecordSink
 from tests.place import lay_out, opened_at
 from tests.telemetry.collector import collecting
 from tests.telemetry.test_records import record
@@ -43,7 +42,7 @@ def test_a_collector_gets_every_record_as_the_file_has_it(tmp_path: Path) -> Non
 
 def test_what_a_collector_refuses_is_counted_as_lost_and_nothing_else_is(caplog: pytest.LogCaptureFixture) -> None:
     with collecting() as collector, caplog.at_level(logging.CRITICAL):
-        sink = RecordSink(OTLPLogExporter(endpoint=collector.endpoint, insecure=True, timeout=5), Resource.get_empty())
+        sink = RecordSink(RecordExporter(Resource.get_empty(), endpoint=collector.endpoint, insecure=True, timeout=5))
         told: Counter[str] = Counter()
         sent = 0
         for number in range(30):

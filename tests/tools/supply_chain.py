@@ -24,8 +24,8 @@ RUNTIME: Final = ROOT / "requirements" / "runtime.txt"
 BIN: Final = Path(sys.executable).parent
 
 ALLOWED: Final = frozenset({
-    "0BSD", "3-Clause BSD License", "Apache-2.0", "BSD License", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT License",
-    "MIT-0", "Mozilla Public License 2.0 (MPL 2.0)", "PSF-2.0",
+    "0BSD", "3-Clause BSD License", "Apache-2.0", "Apache Software License", "BSD License", "BSD-2-Clause", "BSD-3-Clause",
+    "ISC", "MIT", "MIT License", "MIT-0", "Mozilla Public License 2.0 (MPL 2.0)", "PSF-2.0",
 })  # fmt: skip
 """What may be shipped with ours, as packages write it. The Mozilla licence is for certifi's list of authorities, unchanged."""
 

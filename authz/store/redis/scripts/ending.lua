@@ -6,17 +6,22 @@ local TRANSITIONS = {
   [EXPIRED] = {settle = CORRECTED, void = CORRECTED},
 }
 
+-- A body is {charges, terms}, whose fields stand in the order of authz.quota.ledger.Charge and Terms; so do those of a window.
+local QUOTA, SCOPE, COUNTER, WINDOW, METER, LIMIT, ALERTS_AT = 1, 2, 3, 4, 5, 7, 9
+local DAY, ORGANISATION, TEAM, USER, KEY, MODEL, AT_MOST = 1, 2, 3, 4, 5, 6, 9
+local KIND = 1
+
 -- What a counter must hold as posted afterwards.
 local function owed(event, charge, reserved, terms, actual)
-  if event == 'void' or charge.window.kind == 'gauge' then
+  if event == 'void' or charge[WINDOW][KIND] == 'gauge' then
     return 0
   end
-  return event == 'settle' and actual.amounts[charge.meter] or terms.at_most[charge.meter] or reserved
+  return event == 'settle' and actual.amounts[charge[METER]] or terms[AT_MOST][charge[METER]] or reserved
 end
 
 -- Adds to the row of the usage report; what corrects an expiry takes back what the expiry added.
 local function report(event, terms, actual, corrects)
-  local bound = terms.at_most.spend or 0
+  local bound = terms[AT_MOST].spend or 0
   local sums = {0, 0, 0, 0, 0, 0} -- requests, input, cached, output, estimated, cost
   if event == 'settle' then
     sums = {1, actual.usage[1], actual.usage[2], actual.usage[3], bound, actual.amounts.spend or bound}
@@ -33,14 +38,14 @@ local function report(event, terms, actual, corrects)
   if not any then
     return -- a void of what was pending: it was never in the report
   end
-  local name = cmsgpack.pack({terms.day, terms.organisation, terms.team, terms.user, terms.key, terms.model})
+  local name = cmsgpack.pack({terms[DAY], terms[ORGANISATION], terms[TEAM], terms[USER], terms[KEY], terms[MODEL]})
   local kept = redis.call('HGET', USAGE, name)
   if kept then
     for at = 1, 6 do
       sums[at] = sums[at] + (struct.unpack('<i8', kept, 8 * at - 7))
     end
   else
-    redis.call('ZADD', DAYS, 0, terms.day .. '\0' .. name)
+    redis.call('ZADD', DAYS, 0, terms[DAY] .. '\0' .. name)
   end
   redis.call('HSET', USAGE, name, struct.pack('<i8i8i8i8i8i8', unpack(sums)))
 end
@@ -49,10 +54,10 @@ end
 local function alert(body, reached, now)
   local rows = {}
   for _, charge in ipairs(body[1]) do
-    local at = reached[charge.counter]
-    if at and #charge.alerts_at > 0 then
+    local at = reached[charge[COUNTER]]
+    if at and #charge[ALERTS_AT] > 0 then
       local told, known = {}, {}
-      local kept = redis.call('HGET', TOLD, charge.counter)
+      local kept = redis.call('HGET', TOLD, charge[COUNTER])
       kept = kept and cmsgpack.unpack(kept) or {}
       for index = 1, #kept, 2 do
         -- Nothing is posted any more to a period that is no longer kept.
@@ -61,19 +66,19 @@ local function alert(body, reached, now)
           known[kept[index + 1]] = known[kept[index + 1]] or kept[index] == at.bucket
         end
       end
-      for _, threshold in ipairs(charge.alerts_at) do
+      for _, threshold in ipairs(charge[ALERTS_AT]) do
         if at.posted >= threshold and not known[threshold] then
-          local raised = redis.call('HGET', RAISED, raise_field(charge.counter, at.bucket))
+          local raised = redis.call('HGET', RAISED, raise_field(charge[COUNTER], at.bucket))
           local row = cmsgpack.pack({
-            quota = charge.quota,
-            scope = charge.scope,
-            counter = charge.counter,
-            meter = charge.meter,
-            window = charge.window,
+            quota = charge[QUOTA],
+            scope = charge[SCOPE],
+            counter = charge[COUNTER],
+            meter = charge[METER],
+            window = charge[WINDOW],
             threshold = threshold,
-            limit = in_force(charge.limit, tonumber(raised or 0)),
+            limit = in_force(charge[LIMIT], tonumber(raised or 0)),
             posted = at.posted,
-            organisation = body[2].organisation,
+            organisation = body[2][ORGANISATION],
             bucket = at.bucket,
             at_ns = now,
           })
@@ -82,7 +87,7 @@ local function alert(body, reached, now)
           rows[#rows + 1] = row
         end
       end
-      redis.call('HSET', TOLD, charge.counter, cmsgpack.pack(told))
+      redis.call('HSET', TOLD, charge[COUNTER], cmsgpack.pack(told))
     end
   end
   return rows
@@ -105,12 +110,12 @@ local function finish(id, event, actual, now)
   local body = cmsgpack.unpack(redis.call('HGET', BODIES, id))
   local entry, writes, reached, seen, at = {now, after, id}, {}, {}, {}, 6
   for _, charge in ipairs(body[1]) do
-    if not seen[charge.counter] then
-      seen[charge.counter] = true
+    if not seen[charge[COUNTER]] then
+      seen[charge[COUNTER]] = true
       local counter, bucket, reserved, was = head[at], head[at + 1], head[at + 2], head[at + 3]
       local posted = owed(event, charge, reserved, body[2], actual) - was
       local pending = before == PENDING and -reserved or 0
-      local value = redis.call('HGET', COUNTERS, charge.counter)
+      local value = redis.call('HGET', COUNTERS, charge[COUNTER])
       if value then
         local found, ends, tally = opened(value)
         local cell = found == counter and cell_of(tally, bucket)
@@ -118,9 +123,9 @@ local function finish(id, event, actual, now)
           posted = math.min(posted, MAX - (total(tally) + pending))
           local now_posted
           tally, now_posted = changed(tally, cell, posted, pending)
-          writes[#writes + 1], writes[#writes + 2] = charge.counter, closed(counter, ends, tally)
+          writes[#writes + 1], writes[#writes + 2] = charge[COUNTER], closed(counter, ends, tally)
           if posted > 0 then
-            reached[charge.counter] = {bucket = bucket, posted = now_posted, oldest = (struct.unpack('<i8', tally, 17))}
+            reached[charge[COUNTER]] = {bucket = bucket, posted = now_posted, oldest = (struct.unpack('<i8', tally, 17))}
           end
         end
       end

@@ -23,7 +23,6 @@ if redis.call('SISMEMBER', RAISE_IDS, ARGV[3]) == 0 then
   charge(counter, account, 0, now)
   save({counter}, found)
   account.raised = sum
-  account.value = closed(account.id, account.ends, account.tally)
   redis.call('HSET', RAISED, raise_field(counter[1], account.bucket), string.format('%.0f', sum))
   redis.call('SADD', RAISE_IDS, ARGV[3])
   redis.call('RPUSH', RAISES, cmsgpack.pack({

@@ -1,6 +1,7 @@
 --! keys: counters names raised heads bodies requests deadlines journal meta
 --! with: moment tally window index
--- Holds requests: for each all of its charges or none of them.
+-- Holds requests: for each all of its charges or none of them. Each counter is read once and written once, however many of the
+-- holds charge it, and what is written is written at the end, each kind of row by one command.
 --
 -- ARGV[1]   the moment, '' for the server's own
 -- ARGV[2]   msgpack: for each hold {id, request_id, ttl_s, ttl_ns, counters, charges}; counters as in window.lua, each
@@ -12,10 +13,12 @@
 -- outside the periods that came. {now, 'empty'}: the data that there was is gone. After the last three nothing has been done.
 
 local now = moment(ARGV[1])
-local now_us = tonumber(now:sub(1, 16))
 local holds = cmsgpack.unpack(ARGV[2])
 
-local heads = {}  -- by id, those that this call has looked for or written
+local counters, known = {}, {}  -- each counter once; how it stands, by name
+local heads = {}  -- by id, those that there are
+local last_no  -- the number of the newest reservation
+local head_rows, body_rows, deadline_rows, request_rows, journal_rows = {}, {}, {}, {}, {}
 
 local function fits(hold, found)
   for _, charge in ipairs(hold[6]) do
@@ -29,11 +32,15 @@ local function fits(hold, found)
   return true
 end
 
+local function add(rows, first, second)
+  rows[#rows + 1], rows[#rows + 2] = first, second
+end
+
 local function write(hold, body, found)
   local id = hold[1]
-  local no = redis.call('HINCRBY', META, 'reservations', 1)
+  last_no = (last_no or redis.call('HINCRBY', META, 'reservations', #holds) - #holds) + 1
   local deadline = shifted(now, hold[3], hold[4])
-  local head = {0, no, now, deadline, hold[2]}
+  local head = {0, last_no, now, deadline, hold[2]}
   local entry = {now, 0, id}
   for index, counter in ipairs(hold[5]) do
     local account = found[index]
@@ -42,14 +49,13 @@ local function write(hold, body, found)
     head[at + 2], head[at + 3], head[at + 4], head[at + 5] = account.id, account.bucket, amount, 0
     entry[at], entry[at + 1], entry[at + 2], entry[at + 3] = account.id, account.bucket, 0, amount
   end
-  save(hold[5], found)
   heads[id] = cmsgpack.pack(head)
-  redis.call('HSET', HEADS, id, heads[id])
-  redis.call('HSET', BODIES, id, body)
-  redis.call('ZADD', DEADLINES, 0, deadline_member(deadline, no, id))
-  redis.call('RPUSH', JOURNAL, cmsgpack.pack(entry))
+  add(head_rows, id, heads[id])
+  add(body_rows, id, body)
+  add(deadline_rows, 0, deadline_member(deadline, last_no, id))
+  journal_rows[#journal_rows + 1] = cmsgpack.pack(entry)
   if hold[2] ~= '' then
-    redis.call('ZADD', REQUESTS, 0, request_prefix(hold[2]) .. id)
+    add(request_rows, 0, request_prefix(hold[2]) .. id)
   end
 end
 
@@ -57,29 +63,54 @@ end
 if redis.call('HEXISTS', META, 'version') == 0 then
   return {now, 'empty'}
 end
+local ids = {}
 for index, hold in ipairs(holds) do
-  local head = redis.call('HGET', HEADS, hold[1])
-  if head and (cmsgpack.unpack(head)[1] ~= 0 or redis.call('HGET', BODIES, hold[1]) ~= ARGV[2 + index]) then
-    return {now, 'used'}
-  end
-  heads[hold[1]] = head
+  ids[index] = hold[1]
   for _, counter in ipairs(hold[5]) do
-    if not bucket_at(counter, now_us) then
-      return {now, 'clock'}
+    if not known[counter[1]] then
+      known[counter[1]] = true
+      counters[#counters + 1] = counter
     end
   end
+end
+for index, head in ipairs(redis.call('HMGET', HEADS, unpack(ids))) do
+  if head then
+    if cmsgpack.unpack(head)[1] ~= 0 or redis.call('HGET', BODIES, ids[index]) ~= ARGV[2 + index] then
+      return {now, 'used'}
+    end
+    heads[ids[index]] = head
+  end
+end
+local standing = accounts(counters, tonumber(now:sub(1, 16)))
+if not standing then
+  return {now, 'clock'}
+end
+for index, counter in ipairs(counters) do
+  known[counter[1]] = standing[index]
 end
 
 local answer = {now, 'done'}
 for index, hold in ipairs(holds) do
-  local body = ARGV[2 + index]
-  local head = heads[hold[1]]
-  local found = accounts(hold[5], now_us)
+  local head, found = heads[hold[1]], {}
+  for at, counter in ipairs(hold[5]) do
+    found[at] = known[counter[1]]
+  end
   local values, raised = told_of(found)
   local status = head and 'again' or fits(hold, found) and 'held' or 'full'
   if status == 'held' then
-    write(hold, body, found)
+    write(hold, ARGV[2 + index], found)
   end
   answer[#answer + 1] = {status, head or '', values, raised}
+end
+
+if last_no then
+  save(counters, standing)
+  redis.call('HSET', HEADS, unpack(head_rows))
+  redis.call('HSET', BODIES, unpack(body_rows))
+  redis.call('ZADD', DEADLINES, unpack(deadline_rows))
+  redis.call('RPUSH', JOURNAL, unpack(journal_rows))
+  if #request_rows > 0 then
+    redis.call('ZADD', REQUESTS, unpack(request_rows))
+  end
 end
 return answer

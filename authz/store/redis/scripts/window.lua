@@ -85,7 +85,7 @@ local function accounts(counters, now_us)
   return found
 end
 
--- Charges an amount; answers what was counted. `save` writes it.
+-- Charges an amount; answers what was counted. Later charges of this call meet it in the account, and `save` writes it.
 local function charge(counter, account, amount, now)
   local bucket = account.bucket
   amount = math.min(amount, MAX - total(account.tally))
@@ -96,14 +96,17 @@ local function charge(counter, account, amount, now)
   local keep = counter[2] == CALENDAR and 1 or 0
   account.tally = charged(account.tally, oldest_live(counter, bucket), keep, bucket, amount)
   account.ends = ends_of(counter, bucket, now) or account.ends
+  account.value = closed(account.id, account.ends, account.tally)
+  account.charged = true
   return amount
 end
 
 local function save(counters, found)
   local writes = {}
   for index, account in ipairs(found) do
-    writes[2 * index - 1] = counters[index][1]
-    writes[2 * index] = closed(account.id, account.ends, account.tally)
+    if account.charged then
+      writes[#writes + 1], writes[#writes + 2] = counters[index][1], account.value
+    end
   end
   if #writes > 0 then
     redis.call('HSET', COUNTERS, unpack(writes))
@@ -115,7 +118,7 @@ local function told_of(found)
   local values, raised = {}, ''
   for index, account in ipairs(found) do
     values[index] = account.value
-    raised = raised .. string.format('%.0f ', account.raised)
+    raised = raised .. (account.raised == 0 and '0 ' or string.format('%.0f ', account.raised))
   end
   return values, raised
 end
