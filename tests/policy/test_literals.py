@@ -148,6 +148,8 @@ def test_a_comparison_of_integers_is_a_sum_that_is_nothing_where_it_changes(cond
         ("true", True),
         ("context.stream == true", True),  # no integers
         ('context.endpoint == "a"', True),
+        ("context.stream == context.tools", True),
+        ("context.time.hour == true", False),  # no schema has been asked
         ("1 < 2", True),  # nothing that could change
         ("context.time.hour * 0 < 8", True),
         ("context.time.hour - context.time.hour < 8", True),

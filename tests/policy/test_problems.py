@@ -25,12 +25,12 @@ def problems(*texts: str) -> list[tuple[str, int, int, str]]:
 
 def test_all_that_is_wrong_is_told_and_not_only_the_first() -> None:
     alike = rule("a", " when { context.strm }") + "\n" + rule("b", " when { context.strm && context.nope }")
-    assert problems("permit(principal", alike, '"', rule("good")) == [
+    assert problems("permit(principal", '"', alike, rule("good")) == [
         ("f0.cedar", 1, 8, "unexpected end of input"),
-        ("f2.cedar", 1, 1, "this string has no end"),
-        ("f1.cedar", 1, 80, 'attribute `strm` in context for Action::"chat" not found'),
-        ("f1.cedar", 2, 80, 'attribute `strm` in context for Action::"chat" not found'),
-        ("f1.cedar", 2, 96, 'attribute `nope` in context for Action::"chat" not found'),
+        ("f1.cedar", 1, 1, "this string has no end"),
+        ("f2.cedar", 1, 80, 'attribute `strm` in context for Action::"chat" not found'),
+        ("f2.cedar", 2, 80, 'attribute `strm` in context for Action::"chat" not found'),
+        ("f2.cedar", 2, 96, 'attribute `nope` in context for Action::"chat" not found'),
     ]
 
 
@@ -62,6 +62,10 @@ def test_without_a_schema_what_parses_is_right() -> None:
         (
             rule("a", " when { context.spend.orgs }"),
             {(1, 86, 'attribute `spend.orgs` in context for Action::"chat" not found')},
+        ),
+        (
+            rule("a", " when { context.spend.org.cents > 3 }"),
+            {(1, 90, 'attribute `spend.org.cents` in context for Action::"chat" not found')},
         ),
         ('@id("a") premit (principal, action, resource);', {(1, 10, "invalid policy effect: premit")}),
         (rule("a", " wen { true }"), {(1, 65, "invalid policy condition: wen")}),
@@ -271,6 +275,8 @@ def test_a_link_that_the_validator_refuses_is_named_by_its_place(monkeypatch: py
         ("", 0, 0, "an empty schema: nothing could be checked against it"),
         (" \n", 0, 0, "an empty schema: nothing could be checked against it"),
         ("entity A;\nentity B in [Taem, Zork];\nentity C in [Taem];", 2, 14, "failed to resolve types: Taem, Zork"),
+        ("entity A;\nentity B in N::C;\nentity D in N::C;", 2, 13, "failed to resolve type: N::C"),
+        ("namespace N { entity A; }\nentity A;", 1, 1, "definition of `N::A` illegally shadows the existing definition of `A`"),
         ("entity A { x: Zork, y: Zork };", 1, 15, "failed to resolve type: Zork"),
         ("entity A {\n x: Long", 2, 5, "unexpected end of input"),
         ('entity A; action "x", "x" appliesTo { principal: A, resource: A };', 1, 18, "`x` is declared twice"),
