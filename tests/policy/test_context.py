@@ -13,12 +13,14 @@ from authz.policy import AdminContext, Context, Kind, Percents
 from authz.policy.context import ALL, TIMES, ContextWriter, samples
 from tests.policy.world import BY_K1, M1, context, engine
 
-WRITER = ContextWriter(ZoneInfo("Europe/Berlin"))
+
+def writer() -> ContextWriter:
+    return ContextWriter(ZoneInfo("Europe/Berlin"))
 
 
 def written(value: Context | AdminContext) -> Any:
     kind = Kind.ADMIN if isinstance(value, AdminContext) else Kind.INFERENCE
-    return json.loads(WRITER.write(value, ALL[kind]))
+    return json.loads(writer().write(value, ALL[kind]))
 
 
 def test_every_field_has_one_type_and_one_place() -> None:
@@ -100,14 +102,16 @@ def test_what_no_policy_looks_at_is_not_written(fact: str) -> None:
     assert whole["time"] == {"epoch_s": 1_795_966_937, "date": 20261129, "hour": 16, "minute": 42, "weekday": 7}
     field, _, part = fact.partition(".")
     expected = {part: whole[field][part]} if part else whole[field]
-    assert json.loads(WRITER.write(FULL, frozenset({fact}))) == {field: expected}
-    assert "." not in WRITER.write(FULL, frozenset({fact, "time"}) - {"source_ip", "endpoint"})  # a whole second is an integer
+    assert json.loads(writer().write(FULL, frozenset({fact}))) == {field: expected}
+    assert "." not in writer().write(
+        FULL, frozenset({fact, "time"}) - {"source_ip", "endpoint"}
+    )  # a whole second is an integer
     rest = ALL[Kind.INFERENCE] - {field}
-    assert json.loads(WRITER.write(FULL, rest)).keys() == rest
+    assert json.loads(writer().write(FULL, rest)).keys() == rest
 
 
 def test_where_no_policy_looks_at_anything_nothing_is_written() -> None:
-    assert WRITER.write(FULL, frozenset()) == WRITER.write(AdminContext("::1", 0), frozenset()) == "{}"
+    assert writer().write(FULL, frozenset()) == writer().write(AdminContext("::1", 0), frozenset()) == "{}"
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -127,13 +131,13 @@ def test_the_least_and_the_most_that_cedar_holds_are_written(amount: int) -> Non
 def test_less_and_more_is_an_error(amount: int) -> None:
     for value in (context(input_tokens=amount), msgspec.structs.replace(FULL, max_output_tokens=amount)):
         with pytest.raises(ValueError, match=f"^{amount} tokens, expected 0 to {2**63 - 1}$"):
-            WRITER.write(value, frozenset({"stream"}))
+            writer().write(value, frozenset({"stream"}))
 
 
 def test_an_amount_that_cedar_cannot_hold_is_an_error_and_a_denial() -> None:
     too_much = context(input_tokens=2**63)
     with pytest.raises(ValueError, match="expected 0 to"):
-        WRITER.write(too_much, ALL[Kind.INFERENCE])
+        writer().write(too_much, ALL[Kind.INFERENCE])
     verdict = engine('@id("p") permit (principal, action, resource) when { context.stream == false };', validated=False).decide(
         BY_K1, "chat", (M1,), too_much
     )
