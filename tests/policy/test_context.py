@@ -105,7 +105,7 @@ def test_what_no_policy_looks_at_is_not_written(fact: str) -> None:
     assert json.loads(writer().write(FULL, frozenset({fact}))) == {field: expected}
     assert "." not in writer().write(
         FULL, frozenset({fact, "time"}) - {"source_ip", "endpoint"}
-    )  # a whole second is an integer
+    )  # whole seconds
     rest = ALL[Kind.INFERENCE] - {field}
     assert json.loads(writer().write(FULL, rest)).keys() == rest
 
