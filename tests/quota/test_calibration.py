@@ -157,6 +157,10 @@ def test_counts_are_added_and_halved_above_the_most(kept: dict[int, int], more: 
         (seen(350), {0: 1, 3: 600, 1_000 + cell(350): 1, 2_000 + cell(200): 1, 3_000 + cell(1_000): 1}),
         (seen(351), {0: 1, 1: 1, 2: 1, 3: 600, 1_000 + cell(351): 1, 2_000 + cell(200): 1, 3_000 + cell(1_001): 1}),
         (seen(2, reserved=1, input_tokens=0), {0: 1, 1: 1, 2: 1, 3: 1, 1_002: 1, 2_000: 1, 3_000 + cell(2_000): 1}),
+        (  # at the very end of a cell, both
+            Observed("k", "m", 744, 1_023, 0, 1_000),
+            {0: 1, 1: 1, 2: 23, 3: 1_000, 1_000: 1, 2_000 + cell(1_023): 1, 3_000 + cell(1_023): 1},
+        ),
         (seen(0, reserved=0, input_tokens=0), {0: 1, 3: 0, 1_000: 1, 2_000: 1}),
         (seen(0, reserved=9, input_tokens=2), {0: 1, 3: 9, 1_000: 1, 2_002: 1, 3_000 + cell(222): 1}),  # 2 of 1,256: rounded up
     ],
@@ -209,6 +213,7 @@ def test_the_report_tells_errors_and_overshoot() -> None:
     assert (row.error_p50_permille, row.error_p90_permille) == (upper(cell(100)), upper(cell(200)))
     assert (row.samples, row.overshots, row.overshoot_permille) == (1_000, 3, 114)  # 8 of 70 is 114.3
     assert row.expectation == Expectation(FLOOR_TOKENS, 0)
+    assert calibrated(Lesson("k", "m", {RESERVED_TOKENS: 1_000, OVERSHOOT_TOKENS: 1_000})).overshoot_permille == 1_000
     none_over = calibrated(Lesson("k", "m", learned(seen(1, reserved=500))))
     assert (none_over.samples, none_over.overshots, none_over.overshoot_permille) == (1, 0, 0)
     empty = calibrated(Lesson("k", "m", {}))
