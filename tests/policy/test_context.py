@@ -103,9 +103,7 @@ def test_what_no_policy_looks_at_is_not_written(fact: str) -> None:
     field, _, part = fact.partition(".")
     expected = {part: whole[field][part]} if part else whole[field]
     assert json.loads(writer().write(FULL, frozenset({fact}))) == {field: expected}
-    assert "." not in writer().write(
-        FULL, frozenset({fact, "time"}) - {"source_ip", "endpoint"}
-    )  # whole seconds
+    assert "." not in writer().write(FULL, frozenset({fact, "time"}) - {"source_ip", "endpoint"})  # whole seconds
     rest = ALL[Kind.INFERENCE] - {field}
     assert json.loads(writer().write(FULL, rest)).keys() == rest
 

@@ -67,7 +67,7 @@ def test_a41_a_policy_that_errs_denies_and_is_named(effect: str, condition: str)
     """Cedar by itself skips it, and would answer Allow."""
     text = f'{PERMIT} @id("errs here") {effect} (principal, action, resource) when {{ {condition} }};'
     verdict = engine(text, validated=False).decide(BY_K1, "chat", (M3,), context())
-    assert not verdict.allowed
+    assert verdict == Verdict(False, errors=verdict.errors)
     assert len(verdict.errors) == 1
     assert "policy `errs here`" in verdict.errors[0]
 
