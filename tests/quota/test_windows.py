@@ -205,6 +205,18 @@ class TestCalendar:
         assert window.bucket(ends_ns) == ends_ns // NS
         assert window.bucket((second + later) * NS) >= bucket
 
+    def test_the_period_last_asked_for_is_remembered(self) -> None:
+        first = windows._period_at(Period.DAY, "Europe/Berlin", START // NS)
+        for second in (first[0], first[1] - 1):
+            assert windows._period_at(Period.DAY, "Europe/Berlin", second) is first
+        assert windows._period_at(Period.DAY, "Europe/Berlin", first[1])[0] == first[1]
+
+    @pytest.mark.parametrize(("kept", "then"), [(1_024, 1_025), (1_025, 1)])
+    def test_what_is_remembered_is_bounded(self, kept: int, then: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(windows, "_memo", {(Period.DAY, str(number)): (0, 0) for number in range(kept)})
+        calendar(Period.DAY).bucket(START)
+        assert len(windows._memo) == then
+
     def test_waits_for_the_end_of_the_period(self) -> None:
         window, tally, now_ns = calendar(Period.MONTH), Tally(), at("2026-01-31T23:00", "UTC")
         assert admit(window, tally, 10, 10, now_ns)
