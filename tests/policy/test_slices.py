@@ -260,6 +260,31 @@ def test_the_slice_of_a_request_holds_what_can_match_and_nothing_else() -> None:
     assert verdict.policies == ("equal", "team", "type", "type in role")
 
 
+def test_the_slice_holds_what_is_said_of_the_resource_too() -> None:
+    text = "".join(
+        f'@id("{name}") permit (principal, action, resource {scope});'
+        for name, scope in {
+            "any": "",
+            "equal": '== Model::"m1"',
+            "itself": 'in Model::"m1"',
+            "group": 'in ModelGroup::"g1"',
+            "another group": 'in ModelGroup::"g2"',
+            "type": "is Model",
+            "type in group": 'is Model in ModelGroup::"g2"',
+            "other model": '== Model::"m2"',
+            "other group": 'in ModelGroup::"g3"',
+            "other type": "is Team",
+            "other type in group": 'is Team in ModelGroup::"g1"',
+        }.items()
+    )
+    engine = world.engine(text, validated=False)
+    reached = [policy.id for policy in engine.in_reach(world.BY_K1, "chat", world.M1)]
+    assert reached == ["any", "equal", "itself", "group", "another group", "type", "type in group"]
+    assert [policy.id for policy in engine.in_reach(world.BY_K1, "chat", world.M3)] == ["any", "type"]
+    verdict = engine.decide(world.BY_K1, "chat", (world.M1,), world.context())
+    assert verdict.policies == tuple(sorted(reached))
+
+
 def test_the_slice_holds_what_is_said_of_the_action_too() -> None:
     text = "".join(
         f'@id("{name}") permit (principal, action {scope}, resource);'

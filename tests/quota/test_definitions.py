@@ -313,6 +313,10 @@ def test_wrong_alerts(alerts: list[Any], problem: str) -> None:
     assert caught.value.path == ("quotas", 0, "alerts", len(alerts) - 1)
 
 
+def test_a_share_is_exact() -> None:
+    assert spend("500 USD/month", alerts=["12.5%", "33.3%"]).alerts_at == (62_500_000_000, 166_500_000_000)
+
+
 def test_a_share_is_rounded_up() -> None:
     assert spend("0.000000007 USD/day", alerts=["50%", "100%", "12.5 %"]).alerts_at == (1, 4, 7)
 
