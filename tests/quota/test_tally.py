@@ -127,6 +127,16 @@ def test_what_is_packed_is_fixed() -> None:
     assert tally.pack() == struct.pack("<8q", 5, 12, 86_400, 5, 1, 172_800, 0, 11)
 
 
+def test_the_totals_that_are_packed_are_of_what_is_kept() -> None:
+    window, tally = sliding(60), Tally()
+    for bucket, posted, pending in ((5, 1, 20), (6, 300, 4_000), (7, 50_000, 600_000), (70, 7, 8)):
+        tally.reserve(window, bucket, pending)
+        assert tally.change(bucket, posted, 0)
+    assert tally.pack() == struct.pack("<5q", 7, 8, 70, 7, 8)
+    tally.reserve(window, 71, 9)
+    assert tally.pack() == struct.pack("<8q", 7, 17, 70, 7, 8, 71, 0, 9)
+
+
 def test_a_machine_of_the_other_byte_order_turns_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     tally = Tally()
     tally.reserve(GAUGE, 0, 7)
