@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -244,6 +245,14 @@ def test_a_group_of_actions_reaches_what_is_in_a_group_in_it() -> None:
     nested = PolicyEngine(policies, read_schema(CedarText("s", text)), ENTITIES, UTC)
     assert nested.decide(BY_K1, "chat", (M1,), context()).allowed
     assert not nested.decide(BY_K1, "key.rotate", (K1,), ADMIN).allowed
+
+
+def test_the_time_of_day_is_that_of_the_organisations_zone() -> None:
+    text = '@id("p") permit (principal, action == Action::"chat", resource) when { context.time.hour == 9 };'
+    policies = engine(text).slices.policies
+    for zone, allowed in (("Asia/Tokyo", True), ("UTC", False)):
+        made = PolicyEngine(policies, schema(), ENTITIES, ZoneInfo(zone))
+        assert made.decide(BY_K1, "chat", (M1,), context(now_s=0)).allowed is allowed
 
 
 def test_administration_is_the_same_engine() -> None:

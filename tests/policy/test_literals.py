@@ -47,6 +47,8 @@ TIME = {"time.epoch_s", "time.date", "time.hour", "time.minute", "time.weekday"}
         ("context has spend", set(), False, True),
         ("context has spend.org", set(), False, True),
         ("context has spend && context.stream", {"stream"}, False, True),
+        ("context.stream && context has spend", {"stream"}, False, True),
+        ("context.stream && context has source_ip", {"stream", "source_ip"}, False, True),
         # as a whole
         ("context.time == context.time", TIME, True, True),
         ("context.spend == context.spend", SPENDS, True, True),
