@@ -95,7 +95,7 @@ audit: $(STAMP)  ## known vulnerabilities of what is shipped; exit code 2 where 
 	@$(BIN)/python -m tests.tools.supply_chain audit
 
 mutation: $(STAMP)  ## mutation testing of policy/, quota/ and body reading (MUTATE="authz.quota.windows*" for a part)
-	-nice $(BIN)/mutmut run $(MUTATE)
+	-nice $(BIN)/python tests/tools/mutation.py run $(MUTATE)
 	@$(BIN)/python -m tests.tools.mutation_score
 
 proto: $(STAMP)  ## regenerate the wire types from proto/

@@ -78,11 +78,11 @@ def parse_entities(document: str, schema: Schema) -> Entities:
         raise CedarError(_message(error)) from None
 
 
-def action_groups(schema: Schema) -> dict[str, tuple[str, ...]]:
-    """Every action of the schema and the groups that it stands in directly."""
+def action_groups(schema: Schema) -> dict[str, frozenset[str]]:
+    """Every action of the schema and the groups that it is in, at any depth: Cedar closes a hierarchy that it has read."""
     entities: list[Json] = json.loads(str(parse_entities("[]", schema)))
     return {
-        entity["uid"]["id"]: tuple(parent["id"] for parent in entity["parents"])
+        entity["uid"]["id"]: frozenset(parent["id"] for parent in entity["parents"])
         for entity in entities
         if entity["uid"]["type"] == "Action"
     }

@@ -191,8 +191,7 @@ def _all_of(verdicts: list[Verdict]) -> Verdict:
 
 def _planner(slices: Slices, table: entities.Table, schema: Schema) -> Callable[[Principal, str, Uid], Plan | str]:
     """Not a method, so that the cache does not keep the engine alive after its bundle was swapped."""
-    actions = _action_table(cedar.action_groups(schema))
-    groups = {uid.id: frozenset(above.id for above in entities.ancestors(uid, actions)) for uid in actions}
+    groups = cedar.action_groups(schema)
 
     def plan(principal: Principal, action: str, resource: Uid) -> Plan | str:
         spec = ACTIONS.get(action)
@@ -239,12 +238,6 @@ def _facts(policies: Iterable[Policy], kind: Kind) -> Facts:
             return ALL[kind]
         found |= {fact if fact in TIMES else fact.partition(".")[0] for fact in policy.facts}
     return (ALL[kind] | TIMES) & found
-
-
-def _action_table(parents: dict[str, tuple[str, ...]]) -> entities.Table:
-    return entities.table(
-        Entity(Uid("Action", name), tuple(Uid("Action", group) for group in groups)) for name, groups in parents.items()
-    )
 
 
 def _check_entities(table: entities.Table, schema: Schema) -> None:

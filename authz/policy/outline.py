@@ -19,7 +19,7 @@ Type = str | dict[str, "Type"]
 
 
 class ActionOutline(Struct, frozen=True):
-    """groups  that the action is in · context  the name of its context"""
+    """groups  that the action is in, at any depth · context  the name of its context"""
 
     groups: tuple[str, ...]
     principals: tuple[str, ...]
@@ -38,7 +38,7 @@ def outline(schema: Schema) -> Outline:
     groups = cedar.action_groups(schema)
     return Outline(
         actions={
-            name: ActionOutline(groups[name], PRINCIPALS, tuple(sorted(spec.resources)), spec.kind.value)
+            name: ActionOutline(tuple(sorted(groups[name])), PRINCIPALS, tuple(sorted(spec.resources)), spec.kind.value)
             for name, spec in ACTIONS.items()
         },
         contexts={kind.value: _context(kind) for kind in Kind},

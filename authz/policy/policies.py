@@ -99,7 +99,8 @@ def read_schema(source: CedarText) -> Schema:
     try:
         return cedar.parse_schema(source.text)
     except CedarError as error:
-        raise source.fail(_place_in_schema(source, str(error)), _RESOLVE.sub(_once, str(error))) from None
+        problem = _RESOLVE.sub(_once, str(error))
+        raise source.fail(_place_in_schema(source, problem), problem) from None
 
 
 def _place_in_schema(source: CedarText, problem: str) -> int:
@@ -122,8 +123,8 @@ def _place_in_schema(source: CedarText, problem: str) -> int:
 
 
 def _once(match: re.Match[str]) -> str:
-    """Cedar names a type as often as it stands somewhere."""
-    names = list(dict.fromkeys(match.group().partition(": ")[2].split(", ")))
+    """Cedar names a type as often as it stands somewhere, and several in an order that changes from one process to the next."""
+    names = sorted(set(match.group().partition(": ")[2].split(", ")))
     return f"failed to resolve type{'s' if len(names) > 1 else ''}: {', '.join(names)}"
 
 
@@ -347,21 +348,22 @@ def _slots(statement: Statement) -> list[Token]:
 
 
 def _invalid(found: Sequence[Statement], schema: Schema) -> Iterator[ConfigError]:
-    """One error for each place: Cedar tells of a field that does not exist once for every action, and where a name in the scope
-    does not exist, of what follows from that too."""
+    """One error for each place, in the order of the text: Cedar tells of a field that does not exist once for every action, and
+    where a name in the scope does not exist, of what follows from that too; and in no order."""
     problems = cedar.validate("\n".join(statement.text for statement in found), schema)
     wrong = {policy for policy, problem in problems if not problem.startswith(_FOLLOWS)}
-    told: set[tuple[str, int]] = set()
-    for policy, problem in problems:
+    told: dict[tuple[int, int], ConfigError] = {}
+    for policy, problem in sorted(problems):
         place = policy.removeprefix("policy")
         if not place.isdecimal() or int(place) >= len(found):
             yield ConfigError(found[0].source.file, problem)
             continue
         statement = found[int(place)]
         token = _culprit(statement, problem) or statement.tokens[0]
-        if (policy, token.start) not in told and not (policy in wrong and problem.startswith(_FOLLOWS)):
-            told.add((policy, token.start))
-            yield statement.fail(problem, token)
+        if not (policy in wrong and problem.startswith(_FOLLOWS)):
+            told.setdefault((int(place), token.start), statement.fail(problem, token))
+    for at in sorted(told):
+        yield told[at]
 
 
 def _culprit(statement: Statement, problem: str) -> Token | None:

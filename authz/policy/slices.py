@@ -42,7 +42,7 @@ class Slice(Struct, frozen=True):
     def _named(self, error: str) -> str:
         start, mark, rest = error.partition("policy `")
         position, end, rest = rest.partition("`")
-        return f"{start}{mark}{self.names.get(position, position)}{end}{rest}" if mark else error
+        return f"{start}{mark}{self.names.get(position, position)}{end}{rest}"
 
 
 class Node(Struct, frozen=True):

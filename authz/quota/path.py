@@ -165,7 +165,7 @@ _ADAPTIVE: Final = Reserve.ADAPTIVE
 def _amount(quota: Quota, estimate: Estimate) -> int:
     meter = quota.meter
     if meter is Meter.REQUESTS or meter is Meter.IN_FLIGHT:
-        return estimate.at_most.get(meter, 1)
+        return estimate.at_most[meter]  # where it says nothing, the charge is `Applied.one`
     at_most = estimate.at_most.get(meter, 0)
     expected = estimate.expected.get(meter, 0)
     if quota.reserve is _WORST_CASE:

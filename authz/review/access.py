@@ -81,8 +81,7 @@ class Side:
         self.askers: Final = dict(_askers(bundle))
         self.readings: Final[Sequence[Reading]] = readings(bundle.policies)
         self.named: Final = frozenset(uid for policy in bundle.policies for uid in _named(policy))
-        parents = cedar.action_groups(read_schema(CedarText(files.SCHEMA, bundle.schema)))
-        self._groups = {action: frozenset(_above(action, parents)) for action in parents}
+        self._groups = cedar.action_groups(read_schema(CedarText(files.SCHEMA, bundle.schema)))
         self._by_principal: dict[Match, list[int]] = defaultdict(list)
         for place, policy in enumerate(bundle.policies):
             self._by_principal[policy.principal].append(place)
@@ -291,12 +290,6 @@ def _named(policy: Policy) -> Iterator[Uid]:
     scopes = (policy.principal.equals, policy.principal.within, policy.resource.equals, policy.resource.within)
     yield from (uid for uid in scopes if uid is not None)
     yield from policy.literals
-
-
-def _above(action: str, parents: dict[str, tuple[str, ...]]) -> Iterator[str]:
-    for parent in parents.get(action, ()):
-        yield parent
-        yield from _above(parent, parents)
 
 
 def _scopes(uid: Uid, own: entities.Table) -> frozenset[Match]:

@@ -4,20 +4,23 @@ import json
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.policy import AdminContext, Context, Kind, Percents
-from authz.policy.context import ALL, ContextWriter
+from authz.policy.context import ALL, TIMES, ContextWriter, samples
 from tests.policy.world import BY_K1, M1, context, engine
 
-WRITER = ContextWriter(ZoneInfo("Europe/Berlin"))
+
+def writer() -> ContextWriter:
+    return ContextWriter(ZoneInfo("Europe/Berlin"))
 
 
 def written(value: Context | AdminContext) -> Any:
     kind = Kind.ADMIN if isinstance(value, AdminContext) else Kind.INFERENCE
-    return json.loads(WRITER.write(value, ALL[kind]))
+    return json.loads(writer().write(value, ALL[kind]))
 
 
 def test_every_field_has_one_type_and_one_place() -> None:
@@ -89,11 +92,51 @@ def test_any_text_survives_as_it_is(tier: str, source_ip: str) -> None:
     assert set(found) - {"source_ip"} == ALL[Kind.INFERENCE] - {"source_ip"}
 
 
+FULL = Context(7, 9, True, "e", "t", True, "192.0.2.7", 1_795_966_937_999_999_999, Percents(1, 2, 3, 4), Percents(5, 6, 7, 8))
+"""A Sunday's 15:42:17 UTC, and a second all but gone."""
+
+
+@pytest.mark.parametrize("fact", sorted(ALL[Kind.INFERENCE] | TIMES))
+def test_what_no_policy_looks_at_is_not_written(fact: str) -> None:
+    whole = written(FULL)
+    assert whole["time"] == {"epoch_s": 1_795_966_937, "date": 20261129, "hour": 16, "minute": 42, "weekday": 7}
+    field, _, part = fact.partition(".")
+    expected = {part: whole[field][part]} if part else whole[field]
+    assert json.loads(writer().write(FULL, frozenset({fact}))) == {field: expected}
+    assert "." not in writer().write(FULL, frozenset({fact, "time"}) - {"source_ip", "endpoint"})  # whole seconds
+    rest = ALL[Kind.INFERENCE] - {field}
+    assert json.loads(writer().write(FULL, rest)).keys() == rest
+
+
+def test_where_no_policy_looks_at_anything_nothing_is_written() -> None:
+    assert writer().write(FULL, frozenset()) == writer().write(AdminContext("::1", 0), frozenset()) == "{}"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_samples_are_the_two_shapes_of_a_context(kind: Kind) -> None:
+    full, without = samples(kind)
+    assert written(full).keys() == ALL[kind]
+    assert written(without).keys() == ALL[kind] - {"source_ip"}
+
+
+@pytest.mark.parametrize("amount", [0, 2**63 - 1])
+def test_the_least_and_the_most_that_cedar_holds_are_written(amount: int) -> None:
+    for value in (context(input_tokens=amount), msgspec.structs.replace(FULL, max_output_tokens=amount)):
+        assert amount in (written(value)["input_tokens"], written(value)["max_output_tokens"])
+
+
+@pytest.mark.parametrize("amount", [-1, 2**63])
+def test_less_and_more_is_an_error(amount: int) -> None:
+    for value in (context(input_tokens=amount), msgspec.structs.replace(FULL, max_output_tokens=amount)):
+        with pytest.raises(ValueError, match=f"^{amount} tokens, expected 0 to {2**63 - 1}$"):
+            writer().write(value, frozenset({"stream"}))
+
+
 def test_an_amount_that_cedar_cannot_hold_is_an_error_and_a_denial() -> None:
     too_much = context(input_tokens=2**63)
     with pytest.raises(ValueError, match="expected 0 to"):
-        WRITER.write(too_much, ALL[Kind.INFERENCE])
+        writer().write(too_much, ALL[Kind.INFERENCE])
     verdict = engine('@id("p") permit (principal, action, resource) when { context.stream == false };', validated=False).decide(
         BY_K1, "chat", (M1,), too_much
     )
-    assert (verdict.allowed, len(verdict.errors)) == (False, 1)
+    assert (verdict.allowed, verdict.errors) == (False, (f"{2**63} tokens, expected 0 to {2**63 - 1}",))

@@ -121,6 +121,13 @@ def test_where_a_policy_looks_at_the_tokens_cedar_is_asked_each_time() -> None:
     assert ask.remembered == [False] * 3
 
 
+def test_a_plan_that_is_not_kept_remembers_nothing() -> None:
+    ask = Asker(engine('@id("p") permit (principal, action, resource);', max_plans=1))
+    for principal in (world.BY_K1, world.BY_K1, world.BY_K2, world.BY_K1):
+        ask(world.context(), principal)
+    assert ask.remembered == [False, True, False, False]
+
+
 def test_what_is_remembered_is_bounded() -> None:
     ask = asker('context has source_ip && context.source_ip.isInRange(ip("10.0.0.0/8"))')
     addresses = [f"10.0.0.{number}" for number in range(3 * MAX_ANSWERS)]
@@ -130,6 +137,10 @@ def test_what_is_remembered_is_bounded() -> None:
     assert not isinstance(plan, str)
     assert plan.answers is not None
     assert 0 < len(plan.answers) <= MAX_ANSWERS
+    for _ in range(2):
+        for address in addresses[:MAX_ANSWERS]:
+            ask(world.context(source_ip=address))
+    assert ask.remembered[-MAX_ANSWERS:] == [True] * MAX_ANSWERS, "as many as it may"
 
 
 @pytest.mark.parametrize("facts", [{"time.hour"}, {"time.hour", "time.date"}, {"time", "time.hour"}])

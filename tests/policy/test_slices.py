@@ -17,6 +17,7 @@ from authz.policy.cedar import action_groups
 from authz.policy.context import ALL, ContextWriter
 from authz.policy.entities import ancestors, document, table
 from authz.policy.policies import literal, parse_policies
+from authz.policy.slices import Slice, Slices
 from tests.policy import world
 
 WORLD = table(world.ENTITIES)
@@ -227,7 +228,7 @@ def whole(rules: list[Rule], question: Question) -> tuple[bool, set[str], int]:
     return result.allowed and not errors, set() if errors else named, errors
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples * 6 // 5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rules(), st.lists(questions(), min_size=1, max_size=8))
 def test_a_slice_answers_as_the_whole_set(rules: list[Rule], asked: list[Question]) -> None:
     links = [rule.link for rule in rules if rule.link is not None]
@@ -257,6 +258,71 @@ def test_the_slice_of_a_request_holds_what_can_match_and_nothing_else() -> None:
     )
     verdict = world.engine(text).decide(world.BY_K1, "chat", (world.M1,), world.context())
     assert verdict.policies == ("equal", "team", "type", "type in role")
+
+
+def test_the_slice_holds_what_is_said_of_the_resource_too() -> None:
+    text = "".join(
+        f'@id("{name}") permit (principal, action, resource {scope});'
+        for name, scope in {
+            "any": "",
+            "equal": '== Model::"m1"',
+            "itself": 'in Model::"m1"',
+            "group": 'in ModelGroup::"g1"',
+            "another group": 'in ModelGroup::"g2"',
+            "type": "is Model",
+            "type in group": 'is Model in ModelGroup::"g2"',
+            "other model": '== Model::"m2"',
+            "other group": 'in ModelGroup::"g3"',
+            "other type": "is Team",
+            "other type in group": 'is Team in ModelGroup::"g1"',
+        }.items()
+    )
+    engine = world.engine(text, validated=False)
+    reached = [policy.id for policy in engine.in_reach(world.BY_K1, "chat", world.M1)]
+    assert reached == ["any", "equal", "itself", "group", "another group", "type", "type in group"]
+    assert [policy.id for policy in engine.in_reach(world.BY_K1, "chat", world.M3)] == ["any", "type"]
+    verdict = engine.decide(world.BY_K1, "chat", (world.M1,), world.context())
+    assert verdict.policies == tuple(sorted(reached))
+
+
+def test_the_slice_holds_what_is_said_of_the_action_too() -> None:
+    text = "".join(
+        f'@id("{name}") permit (principal, action {scope}, resource);'
+        for name, scope in {
+            "any": "",
+            "the one": '== Action::"chat"',
+            "another": '== Action::"respond"',
+            "its group itself": '== Action::"infer"',
+            "its group": 'in Action::"infer"',
+            "another group": 'in Action::"administer"',
+            "one of several": 'in [Action::"respond", Action::"chat"]',
+            "a group of several": 'in [Action::"respond", Action::"infer"]',
+            "none of several": 'in [Action::"respond", Action::"embed"]',
+        }.items()
+    )
+    engine = world.engine(text, validated=False)
+    reached = [policy.id for policy in engine.in_reach(world.BY_K1, "chat", world.M1)]
+    assert reached == ["any", "the one", "its group", "one of several", "a group of several"]
+    assert engine.in_reach(world.BY_K1, "zork", world.M1) == ()
+
+
+def test_cedars_messages_have_our_ids_in_them() -> None:
+    made = Slice(cedarpy.PolicySet.from_str(""), {"policy0": "mine", "policy1": "an other"})
+    assert made.explain(["b", "while policy `policy1`: `x` of policy `policy0`", "a policy `policy7` `y`", "`policy0`"]) == (
+        "`policy0`",
+        "a policy `policy7` `y`",
+        "b",
+        "while policy `an other`: `x` of policy `policy0`",
+    )
+    assert made.ids(["policy0", "policy1"]) == ("an other", "mine")
+
+
+def test_slices_are_kept_and_only_so_many() -> None:
+    kept = Slices(world.policies('@id("a") permit (principal, action == Action::"chat", resource);'), max_cached=1)
+    first = kept.slice((0,))
+    assert kept.slice((0,)) is first
+    kept.slice(())
+    assert kept.slice((0,)) is not first
 
 
 def _of_size(teams: int) -> PolicyEngine:

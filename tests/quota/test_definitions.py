@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.model import MAX_AMOUNT, Meter, Uid
-from authz.quota.definitions import DefinitionError, Per, Quota, QuotaFile, Reserve, parse_quotas, parse_uid, parse_usd
+from authz.quota import definitions
+from authz.quota.definitions import (
+    DefinitionError,
+    Per,
+    Quota,
+    QuotaFile,
+    Reserve,
+    parse_amount,
+    parse_quotas,
+    parse_uid,
+    parse_usd,
+)
 from authz.quota.ledger import OnStoreError
 from authz.quota.windows import GAUGE, Period, calendar, sliding
 from authz.yamlfile import parse_yaml
@@ -75,6 +86,9 @@ quotas:
         ("7/week", 7, 604_800),
         ("7 per 2 weeks", 7, 1_209_600),
         ("7/month", 7, 2_592_000),
+        ("7 per 4 weeks", 7, 2_419_200),
+        ("7 PER WEEK", 7, 604_800),
+        ("1/31 days", 1, 31 * 86_400),
         (f"{MAX_AMOUNT}/minute", MAX_AMOUNT, 60),
     ],
 )
@@ -92,6 +106,8 @@ def test_rates(limit: str, amount: int, length_s: int) -> None:
         ("5USD/day", 5 * USD, Period.DAY),
         ("9007199.254740991 USD/month", MAX_AMOUNT, Period.MONTH),
         ("1.100000000000 USD/day", 1_100_000_000, Period.DAY),
+        ("0.1" + "0" * 37 + " USD/day", 100_000_000, Period.DAY),  # 40 characters
+        ("5 USD/Month", 5 * USD, Period.MONTH),
     ],
 )
 def test_spend_is_exact(limit: str, nanos: int, period: Period) -> None:
@@ -146,6 +162,14 @@ def test_every_nano_dollar_can_be_written(nanos: int) -> None:
         ),
         ({"scope": ['Team::"x"', 'Org::"a"']}, "scope", 'found Team::"x" and Org::"a", expected one entity, or a pair of'),
         ({"scope": []}, "scope", "found nothing, expected one entity"),
+        ({"scope": ['ModelGroup::"x"', 'ModelGroup::"y"']}, "scope", "expected one entity, or a pair of"),
+        ({"scope": ['Team::"x"', 'ModelGroup::"x"', 'ModelGroup::"y"']}, "scope", "expected one entity, or a pair of"),
+        ({"what": "spend", "limit": "0.1" + "0" * 38 + " USD/day"}, "limit", "found a number of 41 characters"),
+        ({"limit": "1/32 days"}, "limit", "expected a window of at most 31 days"),
+        ({"models": ["a", " m"]}, "models.1", "expected the plain id of a model or model group"),
+        ({"models": [""]}, "models.0", "expected the plain id of a model or model group"),
+        ({"models": ["a\nb"]}, "models.0", "expected the plain id of a model or model group"),
+        ({"models": ["a::b"]}, "models.0", "expected the plain id of a model or model group"),
         ({"scope": 'Key::"k"', "per": "key"}, "per", 'found `key` in the scope Key::"k", expected something below the scope'),
         ({"scope": 'User::"u"', "per": "team"}, "per", "expected something below the scope"),
         ({"alerts": ["80%"]}, "alerts", "found alerts for requests: only spend has periods to alert in"),
@@ -161,6 +185,112 @@ def test_what_is_wrong_is_said(fields: dict[str, Any], path: str, problem: str) 
     assert problem in str(caught.value)
     assert str(caught.value).startswith("quota `")
     assert caught.value.path == ("quotas", 0, *(int(step) if step.isdigit() else step for step in path.split(".")))
+
+
+ENTITIES = ("Org", "Team", "User", "Key", "Role")
+
+
+@pytest.mark.parametrize(
+    ("fields", "whole"),
+    [
+        ({"id": ""}, "quota ``: expected an id of printable characters"),
+        ({"limit": "5"}, "found `5`, expected an amount and a time such as `500/minute` or `10 per 2 hours`"),
+        ({"limit": "5/year"}, "found `5/year`, expected a window of at most 31 days"),
+        ({"limit": "5/minute; 9/hour"}, "found 2 limits in `5/minute; 9/hour`, expected one: write a quota for each"),
+        ({"limit": "0/minute"}, "found 0, expected more than 0: to refuse everything, write a policy"),
+        (
+            {"limit": f"{MAX_AMOUNT + 1}/minute"},
+            f"found a limit of {MAX_AMOUNT + 1}, expected at most {MAX_AMOUNT} (for spend: 9007199 USD)",
+        ),
+        ({"what": "spend", "limit": "5 EUR/day"}, "found the currency `EUR`, expected USD: prices are in US dollars"),
+        (
+            {"what": "spend", "limit": "5 USD/hour"},
+            "found `hour`: spend is counted by the calendar, expected day, week or month",
+        ),
+        ({"what": "spend", "limit": "5"}, "found `5`, expected an amount and a period such as `500 USD/month`"),
+        ({"what": "in_flight", "limit": "x"}, "found `x`, expected a whole number such as 20: in_flight has no window"),
+        (
+            {"scope": ['Team::"x"', 'Org::"a"']},
+            'found Team::"x" and Org::"a", expected one entity, or a pair of Org, Team, User, Key or Role and a ModelGroup',
+        ),
+        ({"scope": "x"}, 'found `x`, expected an entity such as `Team::"chatbot"`'),
+        (
+            {"scope": ['Team::"x"', 'ModelGroup::"g"'], "per": "team"},
+            'found `team` in the scope Team::"x", expected something below the scope',
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_whole_sentence(fields: dict[str, Any], whole: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        parse(**fields)
+    assert str(caught.value).removeprefix("quota `q`: ") == whole
+
+
+@pytest.mark.parametrize(("per", "refused"), [("key", {"Key"}), ("user", {"Key", "User"}), ("team", {"Key", "User", "Team"})])
+def test_a_counter_is_split_by_what_there_can_be_several_of_below_the_scope(per: str, refused: set[str]) -> None:
+    for kind in (*ENTITIES, "ModelGroup"):
+        scope = f'{kind}::"x"'
+        if kind in refused:
+            with pytest.raises(DefinitionError, match="expected something below the scope"):
+                parse(scope=scope, per=per)
+        else:
+            assert parse(scope=scope, per=per).per == per
+        assert parse(scope=scope).per is None
+
+
+def test_a_scope_of_one_may_be_written_as_a_list_and_a_pair_in_any_order() -> None:
+    for kind in (*ENTITIES, "ModelGroup"):
+        assert parse(scope=[f'{kind}::"x"']).scope == (Uid(kind, "x"),)
+    for kind in ENTITIES:
+        for pair in ([f'{kind}::"x"', 'ModelGroup::"g"'], ['ModelGroup::"g"', f'{kind}::"x"']):
+            assert parse(scope=pair).scope == (Uid(kind, "x"), Uid("ModelGroup", "g"))
+
+
+def test_the_number_of_quotas_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definitions, "MAX_QUOTAS", 2)
+    rows = [{"id": name, "scope": 'Org::"a"', "what": "requests", "limit": "5/minute"} for name in "abc"]
+    assert len(parse_quotas(msgspec.convert({"quotas": rows[:2]}, QuotaFile))) == 2
+    with pytest.raises(DefinitionError, match="3 quotas, expected at most 2") as caught:
+        parse_quotas(msgspec.convert({"quotas": rows}, QuotaFile))
+    assert caught.value.path == ("quotas",)
+
+
+@pytest.mark.parametrize(
+    ("meter", "limit", "written", "amount"),
+    [
+        ("spend", "500 USD/month", "420 USD", 420 * USD),
+        ("spend", "500 USD/month", "0 USD", 0),
+        ("spend", "500 USD/month", "80%", 400 * USD),
+        ("spend", "500 USD/month", "120.5 %", 602_500_000_000),
+        ("spend", "0.000000007 USD/month", "50%", 4),  # rounded up, as a threshold is
+        ("requests", "50/minute", "80%", 40),
+        ("requests", "7/minute", "12.5%", 1),
+        ("requests", "50/minute", 0, 0),
+        ("requests", "50/minute", 49, 49),
+        ("tokens", "50/minute", MAX_AMOUNT, MAX_AMOUNT),
+        ("in_flight", 20, 3, 3),
+    ],
+)
+def test_what_a_quota_has_counted_can_be_written_as_its_limit_is(
+    meter: str, limit: str | int, written: str | int, amount: int
+) -> None:
+    assert parse_amount(written, parse(what=meter, limit=limit)) == amount
+
+
+@pytest.mark.parametrize(
+    ("meter", "limit", "written", "expected"),
+    [
+        ("spend", "500 USD/month", 420, "an amount such as `420 USD` or a share such as `80%`"),
+        ("spend", "500 USD/month", "420", "an amount such as `420 USD` or a share such as `80%`"),
+        ("requests", "50/minute", "420 USD", "a whole number of requests or a share such as `80%`"),
+        ("tokens", "50/minute", "4", "a whole number of tokens or a share such as `80%`"),
+        ("tokens", "50/minute", -1, "a whole number of tokens or a share such as `80%`"),
+        ("tokens", "50/minute", MAX_AMOUNT + 1, "a whole number of tokens or a share such as `80%`"),
+    ],
+)
+def test_what_a_quota_cannot_have_counted_is_refused(meter: str, limit: str, written: str | int, expected: str) -> None:
+    with pytest.raises(ValueError, match=f"^found `{written}`, expected {expected}$"):
+        parse_amount(written, parse(what=meter, limit=limit))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +310,11 @@ def test_wrong_alerts(alerts: list[Any], problem: str) -> None:
     with pytest.raises(DefinitionError) as caught:
         spend("500 USD/month", alerts=alerts)
     assert problem in str(caught.value)
-    assert caught.value.path[:3] == ("quotas", 0, "alerts")
+    assert caught.value.path == ("quotas", 0, "alerts", len(alerts) - 1)
+
+
+def test_a_share_is_exact() -> None:
+    assert spend("500 USD/month", alerts=["12.5%", "33.3%"]).alerts_at == (62_500_000_000, 166_500_000_000)
 
 
 def test_a_share_is_rounded_up() -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from authz.model import MAX_AMOUNT, Estimate, Meter, Principal, Uid
 from authz.quota.definitions import QuotaFile, parse_quotas
-from authz.quota.ledger import OnStoreError
+from authz.quota.ledger import Charge, OnStoreError
 from authz.quota.path import QuotaIndex, counter_name, counters_of
-from authz.quota.windows import sliding
+from authz.quota.windows import GAUGE, Period, Window, calendar, sliding
 
 ORG, TEAM, USER, KEY = Uid("Org", "acme"), Uid("Team", "chat"), Uid("User", "ann"), Uid("Key", "prod")
 ROLE, LARGE, SMALL = Uid("Role", "batch"), Uid("ModelGroup", "large"), Uid("ModelGroup", "small")
@@ -92,11 +92,66 @@ def test_an_absurd_estimate_is_refused(amount: int) -> None:
         quotas.charges(ANN, "llama", (), Estimate({Meter.TOKENS: amount}, {}))
 
 
-def test_a_charge_carries_what_the_quota_says() -> None:
-    row = {"what": "spend", "limit": "5 USD/month", "alerts": ["1 USD"], "mode": "shadow"}
-    (charge,) = index(row).charges(ANN, "llama", (), ESTIMATE)
-    assert (charge.quota, charge.limit, charge.enforced, charge.alerts_at) == ("q0", 5 * 10**9, False, (10**9,))
-    assert charge.window.name == "month"
+def test_the_charge_of_one_is_made_once_for_all_requests() -> None:
+    quotas = index({}, {"what": "in_flight", "limit": 3}, {"what": "tokens"})
+    first, second = (quotas.charges(ANN, "llama", (), estimate) for estimate in (ESTIMATE, Estimate({Meter.REQUESTS: 1}, {})))
+    assert [charge.amount for charge in second] == [1, 1]
+    assert (first[0] is second[0], first[1] is second[1]) == (True, True)
+
+
+def test_the_largest_amount_is_one_too() -> None:
+    (charge,) = index({"what": "tokens", "reserve": "worst_case"}).charges(
+        ANN, "m", (), Estimate({Meter.TOKENS: MAX_AMOUNT}, {})
+    )
+    assert charge.amount == MAX_AMOUNT
+
+
+@pytest.mark.parametrize(("requests", "amounts"), [(0, []), (1, [1]), (2, [2]), (5_000, [5_000])])
+def test_a_batch_is_as_many_requests_as_its_estimate_says(requests: int, amounts: list[int]) -> None:
+    charges = index({}).charges(ANN, "llama", (), Estimate({Meter.REQUESTS: requests}, {}))
+    assert [charge.amount for charge in charges] == amounts
+
+
+def test_a_charge_carries_all_that_the_quota_says() -> None:
+    row = {
+        "scope": ['Team::"chat"', 'ModelGroup::"large"'],
+        "per": "key",
+        "what": "spend",
+        "limit": "5 USD/month",
+        "alerts": ["1 USD"],
+        "mode": "shadow",
+        "on_store_error": "allow",
+    }
+    assert index(row).charges(ANN, "llama", (LARGE,), ESTIMATE) == (
+        Charge(
+            quota="q0",
+            scope='Key::"prod", ModelGroup::"large"',
+            counter='["spend","month UTC",[["Team","chat"],["ModelGroup","large"]],[],["Key","prod"]]',
+            window=calendar(Period.MONTH),
+            meter=Meter.SPEND,
+            amount=900,
+            limit=5 * 10**9,
+            enforced=False,
+            alerts_at=(10**9,),
+            on_store_error=OnStoreError.ALLOW,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("window", "models", "member", "name"),
+    [
+        (sliding(60), (), None, '["tokens","60s",[["Org","acme"]],[],[]]'),
+        (sliding(3_600), ("a", "b"), None, '["tokens","3600s",[["Org","acme"]],["a","b"],[]]'),
+        (calendar(Period.DAY, "Europe/Berlin"), (), USER, '["tokens","day Europe/Berlin",[["Org","acme"]],[],["User","ann"]]'),
+        (GAUGE, (), KEY, '["tokens","",[["Org","acme"]],[],["Key","prod"]]'),
+    ],
+)
+def test_a_counter_is_called_the_same_in_every_version(
+    window: Window, models: tuple[str, ...], member: Uid | None, name: str
+) -> None:
+    """The names lie in data bases: under another one every count would begin anew."""
+    assert counter_name(Meter.TOKENS, window, (ORG,), models, member) == name
 
 
 def test_the_counter_outlives_the_quotas_name_and_limit() -> None:
@@ -124,6 +179,7 @@ def test_results_are_kept_within_bounds() -> None:
     for number in range(10):
         assert met(quotas, model=f"m{number}") == met(quotas, model=f"m{number}") == ["q0"]
         assert len(quotas._cached) <= 3
+    assert quotas.applying(ANN, "m9", (LARGE,)) is quotas.applying(ANN, "m9", (LARGE,))
 
 
 def test_ten_thousand_other_teams_cost_nothing() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from authz.quota import windows
 from authz.quota.windows import (
     GAUGE,
     GAUGE_RETRY_NS,
@@ -145,6 +146,10 @@ class TestSliding:
             sliding(0)
 
 
+STANDARD_AGAIN = int(datetime(2009, 11, 1, 2, 31, tzinfo=UTC).timestamp())
+HALF_PAST_TWELVE = int(datetime(1919, 3, 31, 4, 30, tzinfo=UTC).timestamp())
+
+
 class TestCalendar:
     @pytest.mark.parametrize(
         ("period", "zone", "moment", "first", "end"),
@@ -160,6 +165,10 @@ class TestCalendar:
             (Period.DAY, "America/Havana", "2026-11-01T00:30", "2026-11-01", "2026-11-02"),  # midnight comes twice
             (Period.DAY, "America/Sao_Paulo", "2018-11-04T12:00", "2018-11-04", "2018-11-05"),  # no midnight
             (Period.DAY, "Pacific/Apia", "2011-12-31T12:00", "2011-12-31", "2012-01-01"),  # the day before was left out
+            (Period.WEEK, "Europe/Berlin", "2026-03-29T12:00", "2026-03-23", "2026-03-30"),  # an hour short
+            (Period.WEEK, "UTC", "2027-01-02T12:00", "2026-12-28", "2027-01-04"),
+            (Period.MONTH, "UTC", "2026-02-01T00:00", "2026-02-01", "2026-03-01"),
+            (Period.MONTH, "UTC", "2026-01-31T12:00", "2026-01-01", "2026-02-01"),
         ],
     )
     def test_periods(self, period: Period, zone: str, moment: str, first: str, end: str) -> None:
@@ -181,7 +190,12 @@ class TestCalendar:
         st.integers(0, 4_000_000_000),
         st.integers(0, 40 * 86_400),
     )
+    # At a minute past midnight back to the day before; from half past eleven to half past twelve, so that there is no midnight.
+    @example(Period.DAY, "America/St_Johns", STANDARD_AGAIN, 3_600)
+    @example(Period.MONTH, "America/St_Johns", STANDARD_AGAIN, 3_600)
+    @example(Period.DAY, "America/Toronto", HALF_PAST_TWELVE, 1_800)
     def test_periods_follow_one_another_without_a_gap(self, period: Period, zone: str, second: int, later: int) -> None:
+        windows._memo.clear()  # worked out, and not remembered
         window = calendar(period, zone)
         bucket = window.bucket(second * NS)
         ends_ns = window.ends_ns(bucket)
@@ -190,6 +204,18 @@ class TestCalendar:
         assert window.bucket(bucket * NS) == window.bucket(ends_ns - 1) == bucket
         assert window.bucket(ends_ns) == ends_ns // NS
         assert window.bucket((second + later) * NS) >= bucket
+
+    def test_the_period_last_asked_for_is_remembered(self) -> None:
+        first = windows._period_at(Period.DAY, "Europe/Berlin", START // NS)
+        for second in (first[0], first[1] - 1):
+            assert windows._period_at(Period.DAY, "Europe/Berlin", second) is first
+        assert windows._period_at(Period.DAY, "Europe/Berlin", first[1])[0] == first[1]
+
+    @pytest.mark.parametrize(("kept", "then"), [(1_024, 1_025), (1_025, 1)])
+    def test_what_is_remembered_is_bounded(self, kept: int, then: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(windows, "_memo", {(Period.DAY, str(number)): (0, 0) for number in range(kept)})
+        calendar(Period.DAY).bucket(START)
+        assert len(windows._memo) == then
 
     def test_waits_for_the_end_of_the_period(self) -> None:
         window, tally, now_ns = calendar(Period.MONTH), Tally(), at("2026-01-31T23:00", "UTC")
@@ -270,7 +296,7 @@ class TestTally:
         tally.reserve(GAUGE, 0, 1)
         before = tally.pack()
         for change in ((0, -2), (-1, 0)):
-            with pytest.raises(ValueError, match="would become negative"):
+            with pytest.raises(ValueError, match=r"^a counter would become negative$"):
                 tally.change(0, *change)
         assert tally.pack() == before
 
@@ -283,3 +309,10 @@ class TestTally:
 def test_whoever_waits_is_not_early(now_ns: int, wait_ns: int) -> None:
     seconds = seconds_until(now_ns + wait_ns, now_ns)
     assert wait_ns <= round(seconds * NS) <= wait_ns + 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("wait_ns", "seconds"), [(-5 * NS, 0), (0, 0), (1, 0.001), (10**6, 0.001), (10**6 + 1, 0.002), (NS, 1)]
+)
+def test_a_wait_is_in_whole_milliseconds_and_none_where_the_moment_has_come(wait_ns: int, seconds: float) -> None:
+    assert seconds_until(START + wait_ns, START) == seconds

@@ -48,7 +48,7 @@ class World:
         self.principals: Final = tuple(_principals(bundle, now_ns))
         self.members: Final = _by_scope((who, who.node) for who in self.principals)
         self.table: Final = entities.table(world.entities(bundle.directory, bundle.prices))
-        self._groups = _action_groups(parts)
+        self._groups = cedar.action_groups(cedar.parse_schema(parts.texts[SCHEMA]))
         self._trees = _conditions(bundle.policies)
         self._actions = cache(self._find_actions)
         self._variables = {name: variables(tree) for name, tree in self._trees.items()}
@@ -210,16 +210,6 @@ def _is_in(scope: Match, node: Node) -> bool:
         and (scope.within in (None, node.uid) or scope.within in node.ancestors)
         and scope.type in (None, node.uid.type)
     )
-
-
-def _action_groups(parts: Parts) -> dict[str, frozenset[str]]:
-    """Every action and the groups that it is in, at any depth."""
-    parents = cedar.action_groups(cedar.parse_schema(parts.texts[SCHEMA]))
-    table = entities.table(
-        entities.Entity(Uid("Action", name), tuple(Uid("Action", group) for group in groups))
-        for name, groups in parents.items()
-    )
-    return {uid.id: frozenset(above.id for above in entities.ancestors(uid, table)) for uid in table}
 
 
 def _conditions(policies: Sequence[Policy]) -> dict[str, Sequence[Tree]]:
