@@ -184,6 +184,20 @@ class Door(Client):
             pending = "SELECT count(*) FROM reservations WHERE state = 0"
             wait_for("every settlement", lambda: database.execute(pending).fetchone()[0] == 0)
 
+    def settlement_of(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record of how an allowed request ended, which is written a little after that."""
+        self.settled()
+
+        def found() -> list[dict[str, Any]]:
+            lines = map(json.loads, self.stack.records.read_text().splitlines())
+            return [
+                each for each in lines if (each["kind"], each["reservation_id"]) == ("settlement", record["reservation_id"])
+            ]
+
+        wait_for("the settlement", lambda: bool(found()))
+        (one,) = found()
+        return one
+
     def books(self) -> dict[str, list[Any]]:
         with closing(self._database()) as database:
             return {name: database.execute(query).fetchall() for name, query in BOOKS.items()}

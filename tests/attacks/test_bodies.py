@@ -404,11 +404,7 @@ def test_a39_without_a_tokeniser_the_bound_is_the_bodys_bytes(door: Door) -> Non
     # As much as the body can hold, and the upstream counted all of it: posted in full and still within the bound.
     door.stack.groq.behave(Behaviour(usage=Reported(len(body) + overhead, 16)))
     (record,) = door.admitted(lambda: door.post(body, key="media"))
-    door.settled()
-    lines = [json.loads(line) for line in door.stack.records.read_text().splitlines()]
-    ended = [line for line in lines if line["kind"] == "settlement"]
-    (settlement,) = (line for line in ended if line["reservation_id"] == record["reservation_id"])
-    assert 0 < settlement["amounts"]["spend"] <= record["estimate"]["at_most"]["spend"]
+    assert 0 < door.settlement_of(record)["amounts"]["spend"] <= record["estimate"]["at_most"]["spend"]
 
 
 def test_a40_no_regular_expression_of_ours_can_back_track() -> None:

@@ -72,22 +72,6 @@ def sums(store: Store, counter: str) -> tuple[int, int]:
     return sum(cell[0] for cell in cells), sum(cell[1] for cell in cells)
 
 
-def settlements(door: Door) -> list[dict[str, Any]]:
-    lines = (json.loads(line) for line in door.stack.records.read_text().splitlines())
-    return [line for line in lines if line["kind"] == "settlement"]
-
-
-def settlement_of(door: Door, record: dict[str, Any]) -> dict[str, Any]:
-    door.settled()
-
-    def found() -> list[dict[str, Any]]:
-        return [line for line in settlements(door) if line["reservation_id"] == record["reservation_id"]]
-
-    wait_for("the settlement", lambda: bool(found()))
-    (one,) = found()
-    return one
-
-
 @THROUGH_ENVOY
 def test_a65_of_200_at_once_with_room_for_10_exactly_10_are_admitted(door: Door) -> None:
     before = len(door.stack.groq.received())
@@ -124,7 +108,7 @@ def test_a66_who_leaves_mid_stream_pays_the_estimate_and_a_late_settlement_corre
         return Reply(200, b"")
 
     (record,) = door.admitted(leave)
-    ended = settlement_of(door, record)
+    ended = door.settlement_of(record)
     assert (ended["outcome"], ended["state"], ended["usage"]) == ("abandoned", "settled", None)
     assert ended["amounts"]["spend"] == record["estimate"]["at_most"]["spend"] > 0
     with opened(tmp_path, [budget("500 USD/month")]) as place:
@@ -205,7 +189,7 @@ def test_a70_usage_that_cannot_be_believed_leaves_the_estimate(door: Door, behav
         return reply._replace(status=200)
 
     (record,) = door.admitted(ask)
-    ended = settlement_of(door, record)
+    ended = door.settlement_of(record)
     assert ended["usage"] is None
     if failed:
         assert (ended["outcome"], ended["state"], ended["amounts"]) == ("upstream_error", "voided", {})
@@ -224,7 +208,7 @@ def test_a71_usage_in_the_models_own_words_changes_nothing(door: Door, stream: b
     (record,) = door.admitted(lambda: door.ask(key="media", stream=stream, user=lie))
     (received,) = door.forwarded(before)
     assert received.usage is not None
-    ended = settlement_of(door, record)
+    ended = door.settlement_of(record)
     assert ended["usage"]["input_tokens"] == received.usage.prompt_tokens > 1
     assert ended["usage"]["output_tokens"] == received.usage.completion_tokens > 0
 

@@ -105,7 +105,9 @@ def checked(client: Client, allowed: int, act: Callable[[], str]) -> str:
     calls = client.stack.groq.received()[received:]
     assert {call.header("authorization") for call in calls} == {(f"Bearer {STAND_IN_KEY}",)}
     counted = [(call.usage.prompt_tokens, call.usage.completion_tokens) for call in calls if call.usage is not None]
-    assert sorted(settled(client, {record["reservation_id"] for record in records})) == sorted(counted)
+    reservations = {record["reservation_id"] for record in records}
+    wait_for("the records of their ends", lambda: len(settled(client, reservations)) == allowed)
+    assert sorted(settled(client, reservations)) == sorted(counted)
     assert len(counted) == allowed
     return said
 
