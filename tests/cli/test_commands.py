@@ -69,11 +69,11 @@ def test_usage_is_a_table_and_json(config: Path) -> None:
 
 def test_envoys_bootstrap_is_yaml_with_the_settings_sockets(config: Path) -> None:
     text = run("envoy-config", config=config)
-    assert str(config.parent / "run/authz.sock") in text
+    assert str(config.parent / "run/authz.check.sock") in text
     assert yaml.safe_load(text)["static_resources"]["clusters"]
     two = run("envoy-config", "--socket", "/tmp/a.sock", "--socket", "/tmp/b.sock", config=config)
-    assert "/tmp/a.sock" in two
-    assert "/tmp/b.sock" in two
+    assert "/tmp/a.check.sock" in two
+    assert "/tmp/b.check.sock" in two
 
 
 def authz(*arguments: str) -> subprocess.CompletedProcess[str]:

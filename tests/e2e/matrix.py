@@ -212,7 +212,7 @@ class Matrix:
             self._groq.behave(Behaviour(hang=True, times=1))
         elif column == "gone mid-stream":
             self._groq.behave(Behaviour(chunk_delay_s=0.05, times=1))
-        lines, received, posted = len(self._lines()), len(self._groq.received()), self._posted()
+        decisions, received, posted = len(self._client.records()), len(self._groq.received()), self._posted()
         try:
             with self._sdk(sdk, key, timeout) as made:
                 answer = call(made, self._ids)
@@ -228,7 +228,7 @@ class Matrix:
         if column == "large":
             assert failed, "more than is taken was taken"
         # What is larger than is read at all Envoy refuses by itself: nobody decides.
-        decision = self._decision(lines) if failed != "413 request_too_large" else None
+        decision = self._client.records()[decisions] if failed != "413 request_too_large" else None
         forwarded = [each for each in self._groq.received()[received:] if each.header("x-request-id")]
         if decision is None or decision["effect"] == "deny" or row.here:
             return Cell(failed or "allow", failed, forwarded=len(forwarded), posted=self._posted() - posted)
@@ -269,13 +269,6 @@ class Matrix:
         path = self._client.stack.records
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def _decision(self, after: int) -> dict[str, Any]:
-        def made() -> list[dict[str, Any]]:
-            return [line for line in self._lines()[after:] if line["kind"] == "decision"]
-
-        wait_for("the decision", lambda: bool(made()))
-        return made()[0]
-
     def _settled(self, reservation: str) -> dict[str, Any]:
         def made() -> list[dict[str, Any]]:
             return [line for line in self._lines() if line["kind"] == "settlement" and line["reservation_id"] == reservation]
@@ -293,7 +286,7 @@ class Matrix:
     def pending(self) -> int:
         store = open_store(self._client.stack.settings.store)
         try:
-            ids = [line["reservation_id"] for line in self._lines() if line["kind"] == "decision" and line["reservation_id"]]
+            ids = [record["reservation_id"] for record in self._client.records() if record["reservation_id"]]
             found = [store.find(identity) for identity in ids]
             return sum(1 for each in found if each is None or each.state is State.PENDING)
         finally:

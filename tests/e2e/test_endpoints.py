@@ -96,7 +96,7 @@ class Seen(NamedTuple):
 
 def seen(client: Client, key: str, sdk: str, call: Call, error: str = "", **options: Any) -> Seen:
     """Makes the call, which has to raise the SDK's `error` if one is named, and waits until its reservation has ended."""
-    lines, received = len(_lines(client)), len(client.stack.groq.received())
+    decisions, received = len(client.records()), len(client.stack.groq.received())
     made = client.sdk(key, **options) if sdk == "groq" else as_openai(client, key, **options)
     with made:
         if not error:
@@ -104,13 +104,11 @@ def seen(client: Client, key: str, sdk: str, call: Call, error: str = "", **opti
         else:
             with pytest.raises(getattr(groq if sdk == "groq" else openai, error)):
                 call(made)
-    wait_for("the decision", lambda: len(_lines(client)) > lines)
-    decision = _lines(client)[lines]
+    decision = client.records()[decisions]
     reservation = decision["reservation_id"]
 
     def settled() -> list[dict[str, Any]]:
-        fresh = _lines(client)[lines:]
-        return [line for line in fresh if line["kind"] == "settlement" and line["reservation_id"] == reservation]
+        return [line for line in _lines(client) if line["kind"] == "settlement" and line["reservation_id"] == reservation]
 
     if reservation:
         wait_for("the settlement", lambda: bool(settled()))
