@@ -59,19 +59,20 @@ class Client:
     def records(self) -> list[dict[str, Any]]:
         """Those of decisions, once there is one for all that Envoy was answered: they are written a little later."""
         answered = sum(self.stack.envoy.stats(r"^http\..*\.ext_authz\.(ok|denied)$").values())
-        wait_for("the records", lambda: len(self._written()) >= answered)
-        return self._written()
+        wait_for("the records", lambda: len(self.written()) >= answered)
+        return self.written()
 
-    def _written(self) -> list[dict[str, Any]]:
+    def written(self) -> list[dict[str, Any]]:
+        """Those that are there: a process that is killed takes the last ones along."""
         path = self.stack.records
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if line["kind"] == "decision"]
 
-    def wait_until_settled(self) -> None:
-        """Until no allowed reservation is pending any more."""
+    def wait_until_settled(self, records: list[dict[str, Any]] | None = None) -> None:
+        """Until no allowed reservation is pending any more, of these records or of all."""
         store = open_store(self.stack.settings.store)
         try:
-            for record in self.records():
+            for record in self.records() if records is None else records:
                 identity = record["reservation_id"]
                 if identity:
                     wait_for("a settlement", lambda: _ended(store.find(identity)))  # noqa: B023  # used at once

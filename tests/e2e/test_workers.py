@@ -75,7 +75,7 @@ def test_no_request_fails_while_a_worker_is_killed_and_comes_back(client: Client
         traffic.wait_for_more()
     assert set(traffic.statuses) == {200}
     assert pids(client)[1] == before[1]
-    client.wait_until_settled()
+    client.wait_until_settled(client.written())
 
 
 def test_no_request_fails_while_one_drains_and_the_supervisor_then_ends(client: Client) -> None:
