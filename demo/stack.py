@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from authz.settings import Settings, read_settings
 from demo.envoy import Envoy
@@ -158,6 +159,11 @@ class Stack:
     def new_key(self, name: str) -> str:
         """Issues a secret for a key of the directory."""
         return self.command("keys", "create", name).strip()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The records so far, of decisions and of settlements. A line that is being written is not one yet."""
+        text = self.records.read_text() if self.records.exists() else ""
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def wait_for_key_reload(self) -> None:
         """The sidecar reads issued keys twice a second; a second is what it promises."""

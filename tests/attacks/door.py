@@ -189,10 +189,8 @@ class Door(Client):
         self.settled()
 
         def found() -> list[dict[str, Any]]:
-            lines = map(json.loads, self.stack.records.read_text().splitlines())
-            return [
-                each for each in lines if (each["kind"], each["reservation_id"]) == ("settlement", record["reservation_id"])
-            ]
+            ended = (each for each in self.stack.lines() if each["kind"] == "settlement")
+            return [each for each in ended if each["reservation_id"] == record["reservation_id"]]
 
         wait_for("the settlement", lambda: bool(found()))
         (one,) = found()

@@ -64,9 +64,7 @@ class Client:
 
     def written(self) -> list[dict[str, Any]]:
         """Those that are there: a process that is killed takes the last ones along."""
-        path = self.stack.records
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [line for line in lines if line["kind"] == "decision"]
+        return [line for line in self.stack.lines() if line["kind"] == "decision"]
 
     def wait_until_settled(self, records: list[dict[str, Any]] | None = None) -> None:
         """Until no allowed reservation is pending any more, of these records or of all."""

@@ -266,8 +266,7 @@ class Matrix:
         return openai.OpenAI(api_key=self._client.keys[key], base_url=url, max_retries=0, timeout=timeout)
 
     def _lines(self) -> list[dict[str, Any]]:
-        path = self._client.stack.records
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return self._client.stack.lines()
 
     def _settled(self, reservation: str) -> dict[str, Any]:
         def made() -> list[dict[str, Any]]:

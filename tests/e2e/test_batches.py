@@ -88,7 +88,7 @@ def ended(client: Client, identity: str) -> dict[str, Any]:
     """The settlement's record."""
 
     def lines() -> list[dict[str, Any]]:
-        rows = map(json.loads, client.stack.records.read_text().splitlines())
+        rows = client.stack.lines()
         return [row for row in rows if row["kind"] == "settlement" and row["reservation_id"] == identity]
 
     wait_for("the batch's settlement", lambda: bool(lines()))

@@ -117,8 +117,7 @@ def seen(client: Client, key: str, sdk: str, call: Call, error: str = "", **opti
 
 
 def _lines(client: Client) -> list[dict[str, Any]]:
-    path = client.stack.records
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return client.stack.lines()
 
 
 # ---- the columns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -113,10 +112,9 @@ def checked(client: Client, allowed: int, act: Callable[[], str]) -> str:
 
 
 def settled(client: Client, reservations: set[str]) -> list[tuple[int, int]]:
-    lines: list[dict[str, Any]] = [json.loads(line) for line in client.stack.records.read_text().splitlines()]
     return [
         (line["usage"]["input_tokens"], line["usage"]["output_tokens"])
-        for line in lines
+        for line in client.stack.lines()
         if line["kind"] == "settlement" and line["reservation_id"] in reservations
     ]
 

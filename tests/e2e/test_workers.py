@@ -72,10 +72,12 @@ def test_no_request_fails_while_a_worker_is_killed_and_comes_back(client: Client
         os.kill(before[0], signal.SIGKILL)
         wait_for("its successor", lambda: pids(client)[0] != before[0])
         wait_for("both are healthy", lambda: client.stack.envoy.sees_sidecar(2))
+        decided = len(client.written())
         traffic.wait_for_more()
     assert set(traffic.statuses) == {200}
     assert pids(client)[1] == before[1]
-    client.wait_until_settled(client.written())
+    # What the one that was killed was told and had not heard yet is swept at its estimate; what came later is settled.
+    client.wait_until_settled(client.written()[decided:])
 
 
 def test_no_request_fails_while_one_drains_and_the_supervisor_then_ends(client: Client) -> None:
