@@ -265,12 +265,10 @@ class Matrix:
         url = self._client.stack.url + PREFIX
         return openai.OpenAI(api_key=self._client.keys[key], base_url=url, max_retries=0, timeout=timeout)
 
-    def _lines(self) -> list[dict[str, Any]]:
-        return self._client.stack.lines()
-
     def _settled(self, reservation: str) -> dict[str, Any]:
         def made() -> list[dict[str, Any]]:
-            return [line for line in self._lines() if line["kind"] == "settlement" and line["reservation_id"] == reservation]
+            ended = (line for line in self._client.stack.lines() if line["kind"] == "settlement")
+            return [line for line in ended if line["reservation_id"] == reservation]
 
         wait_for("the settlement", lambda: bool(made()))
         return made()[0]

@@ -108,16 +108,13 @@ def seen(client: Client, key: str, sdk: str, call: Call, error: str = "", **opti
     reservation = decision["reservation_id"]
 
     def settled() -> list[dict[str, Any]]:
-        return [line for line in _lines(client) if line["kind"] == "settlement" and line["reservation_id"] == reservation]
+        ended = (line for line in client.stack.lines() if line["kind"] == "settlement")
+        return [line for line in ended if line["reservation_id"] == reservation]
 
     if reservation:
         wait_for("the settlement", lambda: bool(settled()))
     forwarded = client.stack.groq.received()[received:]
     return Seen(decision, settled()[0] if reservation else None, len(forwarded), forwarded[0].usage if forwarded else None)
-
-
-def _lines(client: Client) -> list[dict[str, Any]]:
-    return client.stack.lines()
 
 
 # ---- the columns
@@ -213,7 +210,7 @@ def test_models_are_those_that_the_caller_may_use(client: Client) -> None:
     assert (answer.status_code, answer.json()["id"]) == (200, CHAT)
     assert httpx.get(f"{client.stack.url}{PREFIX}/models").status_code == 401
     assert len(client.stack.groq.received()) == before
-    assert all(line["reservation_id"] == "" for line in _lines(client) if line.get("action") == "list_models")
+    assert all(line["reservation_id"] == "" for line in client.stack.lines() if line.get("action") == "list_models")
 
 
 def test_without_a_price_for_batches_nobody_makes_one(client: Client) -> None:
