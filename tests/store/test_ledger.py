@@ -130,6 +130,9 @@ class TestReserve:
         assert [answer.states[0].used for answer in answers] == [0, 4, 8, 8]
         assert store.balances() == store.replay()
 
+    def test_nothing_at_all_is_answered_with_nothing(self, store: Store) -> None:
+        assert store.reserve_many([], NOW) == ()
+
     def test_hostile_names_are_only_names(self, store: Store) -> None:
         """A45, A56."""
         for name in ("'; DROP TABLE counters; --", '"', "\\", "{}", "ключ", "%s", "a\nb"):

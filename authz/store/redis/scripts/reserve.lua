@@ -73,7 +73,7 @@ for index, hold in ipairs(holds) do
     end
   end
 end
-for index, head in ipairs(redis.call('HMGET', HEADS, unpack(ids))) do
+for index, head in ipairs(#ids > 0 and redis.call('HMGET', HEADS, unpack(ids)) or {}) do
   if head then
     if cmsgpack.unpack(head)[1] ~= 0 or redis.call('HGET', BODIES, ids[index]) ~= ARGV[2 + index] then
       return {now, 'used'}
