@@ -190,7 +190,8 @@ _FAINT = """() => {
 def test_by_keyboard_alone(shown: Window, house: House) -> None:
     page = shown.page
     page.goto(f"{house.url}/signin")
-    page.keyboard.type(SECRETS["olivia"])  # the field has the focus
+    expect(page.get_by_label("Admin secret or key")).to_be_focused()  # given by the browser with the first frame it draws
+    page.keyboard.type(SECRETS["olivia"])
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     page.keyboard.press("Tab")
