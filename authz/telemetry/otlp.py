@@ -79,6 +79,7 @@ class RecordSink:
     """A batch is one export."""
 
     name: Final = "otlp"
+    begun: Final = 0
 
     def __init__(self, exporter: RecordExporter) -> None:
         self._exporter = exporter
@@ -86,9 +87,8 @@ class RecordSink:
     def write(self, records: Sequence[Record]) -> int:
         return 0 if self._exporter.send(records) else len(records)
 
-    def close(self) -> int:
+    def close(self) -> None:
         self._exporter.shutdown()
-        return 0
 
 
 def _nanoseconds(time: str) -> int:

@@ -38,13 +38,16 @@ class Sink(Protocol):
         """`stdout`, `file` or `otlp`."""
         ...
 
+    @property
+    def begun(self) -> int:
+        """How many records are out in part, and neither written nor lost so far; what is begun when it is closed is lost."""
+        ...
+
     def write(self, records: Sequence[Record]) -> int:
         """Answers how many of them are lost."""
         ...
 
-    def close(self) -> int:
-        """Answers how many were kept back so far and are lost now."""
-        ...
+    def close(self) -> None: ...
 
 
 class RecordWriter:
@@ -100,13 +103,16 @@ class RecordWriter:
             going_on = batch[-1] is not None
             records = [record for record in batch if record is not None]
             if records:
-                self._tell(self._sink.write(records), len(records))
-            if (lost := self._dropped) != dropped:  # told from here: a log line on the path could wait for a terminal
-                _log.error("records came faster than their sink takes them", extra={"sink": self._sink.name, "lost": lost})
-                dropped = lost
+                begun = self._sink.begun
+                lost = self._sink.write(records)
+                self._tell(len(records) + begun - lost - self._sink.begun, lost)
+            if (missed := self._dropped) != dropped:  # told from here: a log line on the path could wait for a terminal
+                _log.error("records came faster than their sink takes them", extra={"sink": self._sink.name, "lost": missed})
+                dropped = missed
             if self._queue.qsize() < _BATCH:
                 self._closing.wait(self._gather_s)
-        self._tell(self._sink.close(), 0)
+        self._sink.close()
+        self._tell(0, self._sink.begun)
 
     def _batch(self) -> list[Record | None]:
         """What waits, at least one; None is the end."""
@@ -118,9 +124,9 @@ class RecordWriter:
                 break
         return batch
 
-    def _tell(self, lost: int, of: int) -> None:
-        if of > lost:
-            self._told(self._sink.name, WRITTEN, of - lost)
+    def _tell(self, written: int, lost: int) -> None:
+        if written:
+            self._told(self._sink.name, WRITTEN, written)
         if lost:
             self._told(self._sink.name, FAILED, lost)
 

@@ -38,9 +38,11 @@ class StreamSink:
     def write(self, records: Sequence[Record]) -> int:
         return self._write(_lines_of(records))
 
-    def close(self) -> int:
-        """The line that was begun and not ended, if there is one."""
+    @property
+    def begun(self) -> int:
         return 1 if self._rest else 0
+
+    def close(self) -> None: ...
 
     def _write(self, lines: bytes) -> int:
         """Answers how many of the lines are lost; one that was begun is not, as long as its rest is kept."""
@@ -91,9 +93,8 @@ class FileSink(StreamSink):
             raise ConfigError(str(path), f"decision records cannot be written: {(error.strerror or '').lower()}") from None
         self._path, self._max_bytes, self._keep = path, max_bytes, keep
 
-    def close(self) -> int:
+    def close(self) -> None:
         self._stream.close()
-        return super().close()
 
     def _write(self, lines: bytes) -> int:
         if not self._max_bytes:
