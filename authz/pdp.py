@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache, lru_cache, partial
-from typing import Final, Protocol, TypeVar, assert_never
+from typing import Final, ParamSpec, Protocol, TypeVar, assert_never
 from zoneinfo import ZoneInfo
 
 from authz import batching
@@ -70,6 +70,7 @@ _NOTHING: Final = Metered.NOTHING
 _MINUTE_NS: Final = 60_000_000_000
 _log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -126,13 +127,17 @@ class Pdp:
     def decide(self, request: Request) -> Decision:
         """Allow or Deny. Never raises for what a caller sent or for a store that is gone."""
         trace = self._trace(request)
-        return self._decided(trace, lambda: self.prepare(trace))
+        return self._decided(trace, _attempted(self.prepare, trace))
 
     def decide_many(self, requests: Sequence[Request]) -> tuple[Decision, ...]:
         """Each as by `decide`, in order, with one call of the store for all of them. One denial touches no other request."""
         traces = [self._trace(request) for request in requests]
-        found = [_attempted(partial(self.prepare, trace)) for trace in traces]
-        holds = [each for each in found if isinstance(each, Hold)]
+        found = [_attempted(self.prepare, trace) for trace in traces]
+        holds = []
+        for trace, each in zip(traces, found, strict=True):
+            if isinstance(each, Hold):
+                self._enter(trace, _RESERVE)
+                holds.append(each)
         outcomes = iter(self._store.reserve_many(holds, traces[-1].started_ns) if holds else ())
         return tuple(
             self._answered(trace, next(outcomes) if isinstance(each, Hold) else each)
@@ -144,7 +149,7 @@ class Pdp:
         trace = self._trace(Request("", "", (), None, asked.request_id, asked.source_ip))
         trace.started_ns, trace.principal, trace.ask, trace.estimate = asked.now_ns, asked.principal, asked.ask, asked.estimate
         trace.narrowed = asked.narrowed
-        return self._decided(trace, lambda: self._sized(trace, asked.principal, asked.ask))
+        return self._decided(trace, _attempted(self._sized, trace, asked.principal, asked.ask))
 
     def reject(self, refused: Refused, request: Request | None = None) -> Deny:
         """The answer to what is not decided: it could not be read as a request, or there is no time for this one. Recorded like
@@ -343,12 +348,11 @@ class Pdp:
         if trace.span is not None:
             trace.span.phases.append((phase, self._clock()))
 
-    def _decided(self, trace: Trace, prepare: Callable[[], Hold | Reply]) -> Decision:
-        found = _attempted(prepare)
+    def _decided(self, trace: Trace, found: Hold | Reply | Refused | StoreUnavailable) -> Decision:
         if not isinstance(found, Hold):
             return self._answered(trace, found)
         self._enter(trace, _RESERVE)
-        return self._answered(trace, _attempted(lambda: self._store.reserve(found, trace.started_ns)))
+        return self._answered(trace, _attempted(self._store.reserve, found, trace.started_ns))
 
     def _answered(self, trace: Trace, outcome: Held | Full | Reply | Refused | StoreUnavailable) -> Decision:
         decision: Decision
@@ -386,10 +390,10 @@ class Pdp:
         return Deny(answer.reason, answer.status, answer.type, answer.message, answer.param, answer.headers, record)
 
 
-def _attempted(step: Callable[[], T]) -> T | Refused | StoreUnavailable:
+def _attempted(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Refused | StoreUnavailable:
     """A step's result, or why there is none."""
     try:
-        return step()
+        return step(*args, **kwargs)
     except (Refused, StoreUnavailable) as error:
         return error
 

@@ -7,22 +7,25 @@ from authz.quota.ledger import Charge, Raise
 from authz.store import accounts, transactions
 from authz.store.alerts import total_raised
 from authz.store.database import Connection
+from authz.store.tallies import Counters
 
 
-def raise_limit(connection: Connection, raise_id: str, charge: Charge, by: int, who: str, why: str, now_ns: int) -> QuotaState:
+def raise_limit(counters: Counters, raise_id: str, charge: Charge, by: int, who: str, why: str, now_ns: int) -> QuotaState:
     """Written to the record, and to the counter's own row, where a decision finds it without looking further."""
+    connection = counters.connection
     if connection.execute("SELECT 1 FROM raises WHERE id = ?", (raise_id,)).fetchone() is None:
-        opened = transactions.open_accounts(connection, (charge,), now_ns)
-        account = opened[charge.counter]
+        counters.load([charge.counter])
+        account = counters.open((charge,), now_ns)[charge.counter]
         raised = total_raised(connection, charge.counter, account.bucket) + by
         accounts.check_raised(raised)
         account.tally.reserve(account.window, account.bucket, 0)  # the counter is in this period from now on
         if not account.id:
-            account.id = transactions.add_counter(connection, charge.counter, account, now_ns)
-        transactions.update(connection, (account,), now_ns)
+            counters.add(charge.counter, account, now_ns)
+        counters.write((account,), now_ns)
         connection.execute(
             "UPDATE counters SET raised_bucket = ?, raised = ? WHERE id = ?", (account.bucket, raised, account.id)
         )
+        counters.forget()
         connection.execute(
             "INSERT INTO raises (id, quota, scope, counter, bucket, amount, who, why, at_ns)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

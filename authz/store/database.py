@@ -88,10 +88,13 @@ class Database:
     """One connection that threads take turns on. Open it after a fork, not before.
 
     Every `sqlite3.Error` leaves here as `StoreUnavailable`, with the transaction rolled back.
+
+    undone  is called, before anybody else's turn, after a transaction that was not committed
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, undone: Callable[[], None] = lambda: None) -> None:
         self.options: Final = options
+        self._undone = undone
         # Half for the other threads, half for the other processes: never more than the whole together.
         self._wait_s = options.wait_s / 2
         self._lock = threading.Lock()
@@ -166,6 +169,7 @@ class Database:
                     raise
 
     def _roll_back(self) -> None:
+        self._undone()
         if self._connection is not None and self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")

@@ -25,6 +25,7 @@ from authz.quota.ledger import (
 from authz.store import accounts, alerts, belongings, budgets, housekeeping, issuing, lessons, reserving, transactions
 from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
 from authz.store.housekeeping import Balances
+from authz.store.tallies import Counters
 
 
 def open_store(uri: str, *, wait_s: float = 0.25) -> SqliteStore:
@@ -40,7 +41,8 @@ class SqliteStore:
     """`Ledger` and `KeyStore`. Safe in threads, and for several processes on one file."""
 
     def __init__(self, options: Options) -> None:
-        self._decisions = Database(options)
+        self._counters = Counters()
+        self._decisions = Database(options, undone=self._counters.forget)
         # Reports read beside the decisions and not in front of them; a store in memory has one connection only.
         self._reports = self._decisions if options.path == MEMORY else Database(options)
         # A checkpoint waits for the disk, and no report waits for it.
@@ -63,7 +65,17 @@ class SqliteStore:
         for hold in holds:
             accounts.check_hold(hold)
             bodies.append(transactions.encode_body(hold))
-        return self._decisions.write(lambda connection: reserving.reserve(connection, holds, bodies, now_ns))
+        try:
+            return self._reserve(holds, bodies, now_ns, repeats=False)
+        except reserving.Repeated:
+            return self._reserve(holds, bodies, now_ns, repeats=True)
+
+    def _reserve(
+        self, holds: Sequence[Hold], bodies: Sequence[bytes], now_ns: int, *, repeats: bool
+    ) -> tuple[Held | Full, ...]:
+        return self._decisions.write(
+            lambda connection: reserving.reserve(self._counters.on(connection), holds, bodies, now_ns, repeats=repeats)
+        )
 
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
         return self._reports.read(lambda connection: transactions.look(connection, charges, now_ns))
@@ -76,12 +88,14 @@ class SqliteStore:
         return self._end(reservation_id, Event.VOID, None, now_ns)
 
     def _end(self, reservation_id: str, event: Event, actual: Actual | None, now_ns: int) -> Change:
-        return self._decisions.write(lambda connection: transactions.end(connection, reservation_id, event, actual, now_ns))
+        return self._decisions.write(
+            lambda connection: transactions.end(self._counters.on(connection), reservation_id, event, actual, now_ns)
+        )
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
         def sweep(connection: Connection) -> tuple[Change, ...]:
-            overdue = transactions.overdue(connection, now_ns, at_most)
-            return tuple(transactions.end(connection, each, Event.EXPIRE, None, now_ns) for each in overdue)
+            counters, overdue = self._counters.on(connection), transactions.overdue(connection, now_ns, at_most)
+            return tuple(transactions.end(counters, each, Event.EXPIRE, None, now_ns) for each in overdue)
 
         # Mostly there is nothing to do, and finding that out needs no write lock.
         some = self._reports.read(lambda connection: transactions.overdue(connection, now_ns, 1))
@@ -105,10 +119,12 @@ class SqliteStore:
         return self._reports.read(housekeeping.balances)
 
     def prune(self, now_ns: int, keep_ns: int, at_most: int) -> int:
-        pruned, self._prune_from = self._decisions.write(
-            lambda connection: housekeeping.prune(connection, now_ns - keep_ns, at_most, self._prune_from)
-        )
-        return pruned
+        def forget(connection: Connection) -> int:
+            pruned, self._prune_from = housekeeping.prune(connection, now_ns - keep_ns, at_most, self._prune_from)
+            self._counters.forget()  # their rows may be gone
+            return pruned
+
+        return self._decisions.write(forget)
 
     def checkpoint(self) -> None:
         self._checkpoints.checkpoint()
@@ -117,7 +133,9 @@ class SqliteStore:
 
     def raise_limit(self, raise_id: str, charge: Charge, by: int, who: str, why: str, now_ns: int) -> QuotaState:
         check_raise(charge, by)
-        return self._decisions.write(lambda connection: budgets.raise_limit(connection, raise_id, charge, by, who, why, now_ns))
+        return self._decisions.write(
+            lambda connection: budgets.raise_limit(self._counters.on(connection), raise_id, charge, by, who, why, now_ns)
+        )
 
     def raises(self, since_ns: int) -> tuple[Raise, ...]:
         return self._reports.read(lambda connection: budgets.raises(connection, since_ns))

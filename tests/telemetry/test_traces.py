@@ -30,6 +30,15 @@ def traced(folder: Path, endpoint: str, sample: int = 1) -> Path:
     return lay_out(folder, f"otlp: {{endpoint: '{endpoint}', metrics: false, records: false, sample: {sample}}}\n")
 
 
+def test_decisions_that_arrive_together_have_the_same_phases(tmp_path: Path) -> None:
+    with collecting() as collector:
+        with opened_at(traced(tmp_path, collector.endpoint), serving=True) as place:
+            request = place.request(place.issue("chatbot-prod"))
+            place.engine.pdp.decide_many([request, msgspec.structs.replace(request, request_id="r2")])
+        names = [span.name for span in collector.spans()]
+    assert sorted(names) == sorted(2 * [*PHASES, "authz.decision"])
+
+
 def test_a_decision_is_a_span_below_its_callers_with_one_for_each_phase(tmp_path: Path) -> None:
     with collecting() as collector:
         with opened_at(traced(tmp_path, collector.endpoint, sample=0), serving=True) as place:
