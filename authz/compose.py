@@ -9,7 +9,7 @@ import random
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -266,15 +266,20 @@ class Engine:
 
     def settle(self, receipt: Receipt) -> Change | None:
         """Settles now, or once the store answers again (None). A receipt that is lost all the same ends as the estimate."""
-        if receipt.status == _UNAUTHORIZED and receipt.outcome is Outcome.UPSTREAM_ERROR:
-            self._upstreams.refuse(receipt.upstream, self._clock())
-        try:
-            return self.settler.settle(receipt)
-        except StoreUnavailable as error:
-            _log.error("a settlement waits for the store", extra={"error": str(error)})
-            self._metrics.store_failed("settlement")
-            self._late.append(receipt)
-            return None
+        return self.settle_many((receipt,))[0]
+
+    def settle_many(self, receipts: Sequence[Receipt]) -> tuple[Change | None, ...]:
+        """Each as by `settle`, in order: what was reported together shares the cost of the store."""
+        for receipt in receipts:
+            if receipt.status == _UNAUTHORIZED and receipt.outcome is Outcome.UPSTREAM_ERROR:
+                self._upstreams.refuse(receipt.upstream, self._clock())
+        changes = self.settler.settle_many(receipts)
+        for receipt, change in zip(receipts, changes, strict=True):
+            if isinstance(change, StoreUnavailable):
+                _log.error("a settlement waits for the store", extra={"error": str(change)})
+                self._metrics.store_failed("settlement")
+                self._late.append(receipt)
+        return tuple(None if isinstance(change, StoreUnavailable) else change for change in changes)
 
     def tick(self) -> None:
         """One round of the background work. Raises `StoreUnavailable`; the next round goes on where this one stopped."""

@@ -22,14 +22,17 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 from msgspec import Struct, structs
 
 from authz.errors import StoreUnavailable
 from authz.model import QuotaState
 from authz.quota.belongings import Belonging, Belongings
-from authz.quota.ledger import Actual, Change, Charge, Event, Full, Held, Hold, Ledger, OnStoreError, Reservation, State
+from authz.quota.ledger import Actual, Change, Charge, Ending, Event, Full, Held, Hold, Ledger, OnStoreError, Reservation, State
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_BACKLOG: Final = 50_000
 _MAX_DOUBTS: Final = 10_000
@@ -133,6 +136,15 @@ class Fallback:
         entry = self._backlog.get(reservation_id)
         return self._store.find(reservation_id) if entry is None or entry.posted else _reservation(entry)
 
+    def find_many(self, reservation_ids: Sequence[str]) -> tuple[Reservation | StoreUnavailable | None, ...]:
+        """Each as by `find`, in order. Where the store is silent, each that only it knows is answered with the error."""
+        if any(each in self._backlog for each in reservation_ids):
+            return tuple(_or_why_not(self.find, each) for each in reservation_ids)
+        try:
+            return self._store.find_many(reservation_ids)
+        except StoreUnavailable as error:
+            return (error,) * len(reservation_ids)
+
     def find_by_request(self, request_id: str) -> Reservation | None:
         with self._lock:
             waiting = [each for each in self._backlog.values() if not each.posted and each.hold.request_id == request_id != ""]
@@ -145,6 +157,15 @@ class Fallback:
 
     def void(self, reservation_id: str, now_ns: int) -> Change:
         return self._end(reservation_id, Event.VOID, None, now_ns)
+
+    def end_many(self, endings: Sequence[Ending], now_ns: int) -> tuple[Change | StoreUnavailable, ...]:
+        """Each as by `settle` or `void`, in order. Where the store is silent, each that needs it is answered with the error."""
+        if any(each.reservation_id in self._backlog for each in endings):
+            return tuple(_or_why_not(self._end, each.reservation_id, each.event, each.actual, now_ns) for each in endings)
+        try:
+            return self._store.end_many(endings, now_ns)
+        except StoreUnavailable as error:
+            return (error,) * len(endings)
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
         return self._store.expire(now_ns, at_most)
@@ -249,6 +270,13 @@ class Fallback:
     def _forget(self, entry: Admitted) -> None:
         with self._lock:
             self._backlog.pop(entry.hold.id, None)
+
+
+def _or_why_not(act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | StoreUnavailable:
+    try:
+        return act(*args, **kwargs)
+    except StoreUnavailable as error:
+        return error
 
 
 def declaration(charges: tuple[Charge, ...]) -> OnStoreError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Final, Protocol, assert_never
 
@@ -11,11 +11,12 @@ import msgspec
 
 from authz import batching
 from authz.clock import Clock
+from authz.errors import StoreUnavailable
 from authz.inference import estimate
 from authz.model import Meter, Outcome, Receipt, Record, SettlementRecord, UpstreamLimit, Usage
 from authz.quota.belongings import Belonging
 from authz.quota.calibration import Observed
-from authz.quota.ledger import Actual, Alert, Change, Reservation, Terms
+from authz.quota.ledger import Actual, Alert, Change, Ending, Reservation, Terms
 from authz.telemetry.records import timestamp
 
 _NOTHING: Final = Actual(amounts={}, usage=None)
@@ -35,11 +36,15 @@ class Ender(Protocol):
 
     def find(self, reservation_id: str) -> Reservation | None: ...
 
+    def find_many(self, reservation_ids: Sequence[str]) -> Sequence[Reservation | StoreUnavailable | None]: ...
+
     def find_by_request(self, request_id: str) -> Reservation | None: ...
 
     def settle(self, reservation_id: str, actual: Actual, now_ns: int) -> Change: ...
 
     def void(self, reservation_id: str, now_ns: int) -> Change: ...
+
+    def end_many(self, endings: Sequence[Ending], now_ns: int) -> Sequence[Change | StoreUnavailable]: ...
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]: ...
 
@@ -77,36 +82,71 @@ class Settler:
 
     def settle(self, receipt: Receipt) -> Change:
         """What the enforcement point reports of a request, in amounts."""
-        # 1 which reservation: by our own id; by the request's where our answer was never applied
-        reservation = (
-            self._store.find(receipt.reservation_id)
-            if receipt.reservation_id
-            else self._store.find_by_request(receipt.request_id)
-        )
+        (change,) = self.settle_many((receipt,))
+        if isinstance(change, StoreUnavailable):
+            raise change
+        return change
+
+    def settle_many(self, receipts: Sequence[Receipt]) -> tuple[Change | StoreUnavailable, ...]:
+        """Each as by `settle`, in order, with one call of the store for all of them; the error is the answer to one that it did
+        not take."""
+        found = self._found(receipts)
+        now_ns = self._clock()
+        owed = [self._owed(receipt, each, now_ns) for receipt, each in zip(receipts, found, strict=True)]
+        endings = [each for each in owed if isinstance(each, Ending)]
+        changes = iter(self._store.end_many(endings, now_ns) if endings else ())
+        answers: list[Change | StoreUnavailable] = []
+        for receipt, reservation, each in zip(receipts, found, owed, strict=True):
+            answer = next(changes) if isinstance(each, Ending) else each
+            if isinstance(each, Ending) and isinstance(answer, Change) and isinstance(reservation, Reservation):
+                self._ended(receipt, reservation, each.actual or _NOTHING, answer, now_ns)
+            answers.append(answer)
+        return tuple(answers)
+
+    def _found(self, receipts: Sequence[Receipt]) -> list[Reservation | StoreUnavailable | None]:
+        """1 which reservation: by our own id; by the request's where our answer was never applied."""
+        ids = [receipt.reservation_id for receipt in receipts if receipt.reservation_id]
+        known = iter(self._store.find_many(ids) if ids else ())
+        return [next(known) if receipt.reservation_id else self._by_request(receipt.request_id) for receipt in receipts]
+
+    def _by_request(self, request_id: str) -> Reservation | StoreUnavailable | None:
+        try:
+            return self._store.find_by_request(request_id)
+        except StoreUnavailable as error:
+            return error
+
+    def _owed(
+        self, receipt: Receipt, reservation: Reservation | StoreUnavailable | None, now_ns: int
+    ) -> Ending | Change | StoreUnavailable:
+        """How the reservation is to end; an answer where nothing ends now."""
+        if isinstance(reservation, StoreUnavailable):
+            return reservation
         if reservation is None:
             if receipt.reservation_id:  # without one it is of a request that was denied
                 self._unknown()
             return Change(changed=False, state=None)
 
         # 2 what the answer names is the team's; a batch that it names is settled when that has ended
-        now_ns, actual = self._clock(), _NOTHING
         if receipt.named is not None and receipt.outcome is Outcome.ANSWERED:
-            for belonging in batching.learned(receipt.named, reservation, now_ns):
-                self._store.keep(belonging)
-                if belonging.reservation:
-                    return Change(changed=False, state=reservation.state)
+            try:
+                for belonging in batching.learned(receipt.named, reservation, now_ns):
+                    self._store.keep(belonging)
+                    if belonging.reservation:
+                        return Change(changed=False, state=reservation.state)
+            except StoreUnavailable as error:
+                return error
 
         # 3 what it owes
         match receipt.outcome:
             case Outcome.UPSTREAM_ERROR | Outcome.NOT_SENT:
-                change = self._store.void(reservation.id, now_ns)
+                return Ending(reservation.id, None)
             case Outcome.ANSWERED | Outcome.ABANDONED:
-                actual = _actual(reservation, receipt)
-                change = self._store.settle(reservation.id, actual, now_ns)
+                return Ending(reservation.id, _actual(reservation, receipt))
             case _:
                 assert_never(receipt.outcome)
 
-        # 4 who has to know
+    def _ended(self, receipt: Receipt, reservation: Reservation, actual: Actual, change: Change, now_ns: int) -> None:
+        """4 who has to know."""
         self._tell(change, reservation.id, receipt.outcome, actual, now_ns, reservation.terms)
         if receipt.limits:
             self._limited(receipt.upstream, reservation.terms.model, receipt.limits)
@@ -117,7 +157,6 @@ class Settler:
                 self._observe(_observed(reservation, actual.usage))
             if (doubt := _doubt(reservation, receipt.usage)) is not None:
                 self._doubted(doubt)
-        return change
 
     def settle_batch(self, reservation_id: str, usage: Usage | None, answered: int) -> Change:
         """What a batch has used that has ended: of its lines so many were answered, and used this together; None where that

@@ -238,8 +238,7 @@ def test_a_store_out_of_reach_denies_and_a_settlement_waits_for_it(place: Place,
     secret = place.issue("chatbot-prod")
     allow = allowed(place.engine.pdp.decide(place.request(secret)))
     gone = Gone(place.engine.store)
-    for part in (place.engine.pdp, place.engine.settler):
-        monkeypatch.setattr(part, "_store", gone)
+    monkeypatch.setattr(place.engine.fallback, "_store", gone)
     deny = denied(place.engine.pdp.decide(place.request(secret)))
     assert (deny.reason, deny.status) == (Reason.STORE_UNAVAILABLE, 503)
     assert ("retry-after", "1") in deny.headers
@@ -249,6 +248,42 @@ def test_a_store_out_of_reach_denies_and_a_settlement_waits_for_it(place: Place,
     gone.gone = False
     place.engine.tick()
     assert spend(place) == (100 * 50 + 50 * 80, 0)
+
+
+def test_what_is_reported_together_is_settled_as_one_by_one(place: Place) -> None:
+    """In order: also what stands in it twice, what nobody made, and what is known by the request's id alone."""
+    secret = place.issue("chatbot-prod")
+    first, second, third = (
+        allowed(place.engine.pdp.decide(place.request(secret, request_id=f"envoy-{number}"))) for number in range(3)
+    )
+    reported = [
+        receipt(first, usage=Usage(10, 1)),
+        receipt(second, Outcome.UPSTREAM_ERROR, None),
+        Receipt("guessed", "", Outcome.ANSWERED, 200, Usage(1, 1)),
+        receipt(first, usage=Usage(999, 999)),
+        Receipt("", "envoy-2", Outcome.ANSWERED, 200, Usage(20, 2)),
+    ]
+    changes = place.engine.settle_many(reported)
+    assert [change and (change.changed, change.state) for change in changes] == [
+        (True, State.SETTLED),
+        (True, State.VOIDED),
+        (False, None),
+        (False, State.SETTLED),
+        (True, State.SETTLED),
+    ]
+    assert spend(place) == (30 * 50 + 3 * 80, 0)
+    assert place.engine.store.find(third.reservation_id) is not None
+
+
+def test_each_of_what_was_reported_together_waits_for_the_store(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = place.issue("chatbot-prod")
+    allows = [allowed(place.engine.pdp.decide(place.request(secret))) for _ in range(3)]
+    gone = Gone(place.engine.store)
+    monkeypatch.setattr(place.engine.fallback, "_store", gone)
+    assert place.engine.settle_many([receipt(each) for each in allows]) == (None, None, None)
+    gone.gone = False
+    place.engine.tick()
+    assert spend(place) == (3 * (100 * 50 + 50 * 80), 0)
 
 
 def test_every_decision_is_one_record_and_none_holds_a_prompt_or_a_key(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from authz.errors import StoreUnavailable
 from authz.fallback import Fallback, declaration
 from authz.model import Meter
-from authz.quota.ledger import Charge, Full, Held, Hold, OnStoreError, State
+from authz.quota.ledger import Change, Charge, Ending, Full, Held, Hold, OnStoreError, Reservation, State
 from authz.quota.windows import NS
 from authz.store import Store, open_store
 from tests.store.builders import NOW, TTL_NS, actual, charge, hold
@@ -255,6 +255,29 @@ def test_a_settlement_of_what_the_store_holds_waits_for_the_store(place: Place) 
         place.fallback.find("a")
     with pytest.raises(StoreUnavailable):
         place.fallback.settle("a", actual(tokens=1), NOW)
+
+
+def test_together_each_has_its_own_answer_also_without_the_store(place: Place) -> None:
+    """What the store holds waits for it; what was admitted without it has ended."""
+    place.reserve(on(ALLOW, 5), id="kept")
+    place.flaky.works = False
+    place.reserve(on(ALLOW, 2), id="admitted")
+    kept, admitted = place.fallback.find_many(["kept", "admitted"])
+    assert isinstance(kept, StoreUnavailable)
+    assert isinstance(admitted, Reservation)
+    endings = [Ending("kept", actual(tokens=1)), Ending("admitted", None)]
+    waits, ended = place.fallback.end_many(endings, NOW)
+    assert isinstance(waits, StoreUnavailable)
+    assert ended == Change(changed=True, state=State.VOIDED)
+    assert [type(each) for each in place.fallback.end_many(endings[:1], NOW)] == [StoreUnavailable]
+    assert [type(each) for each in place.fallback.find_many(["kept"])] == [StoreUnavailable]
+    place.come_back()
+    place.fallback.catch_up(LATER, 100)
+    assert place.fallback.end_many(endings, LATER) == (
+        Change(changed=True, state=State.SETTLED),
+        Change(changed=False, state=State.VOIDED),
+    )
+    assert place.posted("allow") == (1, 0)
 
 
 def repeated(name: str, declared: OnStoreError) -> Hold:

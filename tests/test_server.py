@@ -65,6 +65,9 @@ class FakeEngine:
     def settle(self, receipt: Receipt) -> None:
         self.receipts.append(receipt)
 
+    def settle_many(self, receipts: Sequence[Receipt]) -> None:
+        self.receipts += receipts
+
 
 def with_sidecar(
     folder: Path, act: Callable[[grpc.aio.Channel, FakeEngine, Sidecar], Awaitable[None]], transport: str = "grpcio"

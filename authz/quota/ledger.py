@@ -211,6 +211,17 @@ class Actual(Struct, frozen=True):
     usage: Usage | None
 
 
+class Ending(Struct, frozen=True):
+    """How a reservation is to end: with what was used, or, where that is None, with everything given back."""
+
+    reservation_id: str
+    actual: Actual | None
+
+    @property
+    def event(self) -> Event:
+        return Event.VOID if self.actual is None else Event.SETTLE
+
+
 class Reservation(Struct, frozen=True):
     id: str
     state: State
@@ -296,6 +307,10 @@ class Ledger(Protocol):
 
     def find(self, reservation_id: str) -> Reservation | None: ...
 
+    def find_many(self, reservation_ids: Sequence[str]) -> tuple[Reservation | None, ...]:
+        """Each as by `find`, in order, all in one."""
+        ...
+
     def find_by_request(self, request_id: str) -> Reservation | None:
         """The one reservation that is pending or expired under this request id; None where there are several: a client may
         have chosen the id, and an event must not reach a reservation that it was not meant for."""
@@ -306,6 +321,10 @@ class Ledger(Protocol):
         ...
 
     def void(self, reservation_id: str, now_ns: int) -> Change: ...
+
+    def end_many(self, endings: Sequence[Ending], now_ns: int) -> tuple[Change, ...]:
+        """Each as by `settle` or `void`, in order, all in one: what was reported together shares its cost."""
+        ...
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
         """Posts the estimate of up to `at_most` reservations whose deadline has passed."""

@@ -13,7 +13,7 @@ from authz.quota.ledger import (
     Change,
     Charge,
     Delivery,
-    Event,
+    Ending,
     Full,
     Held,
     Hold,
@@ -22,7 +22,7 @@ from authz.quota.ledger import (
     UsageRow,
     check_raise,
 )
-from authz.store import accounts, alerts, belongings, budgets, housekeeping, issuing, lessons, reserving, transactions
+from authz.store import accounts, alerts, belongings, budgets, ending, housekeeping, issuing, lessons, reserving, transactions
 from authz.store.database import MEMORY, Connection, Database, Options, parse_uri
 from authz.store.housekeeping import Balances
 from authz.store.tallies import Counters
@@ -81,28 +81,31 @@ class SqliteStore:
         return self._reports.read(lambda connection: transactions.look(connection, charges, now_ns))
 
     def settle(self, reservation_id: str, actual: Actual, now_ns: int) -> Change:
-        accounts.check_actual(actual)
-        return self._end(reservation_id, Event.SETTLE, actual, now_ns)
+        return self.end_many((Ending(reservation_id, actual),), now_ns)[0]
 
     def void(self, reservation_id: str, now_ns: int) -> Change:
-        return self._end(reservation_id, Event.VOID, None, now_ns)
+        return self.end_many((Ending(reservation_id, None),), now_ns)[0]
 
-    def _end(self, reservation_id: str, event: Event, actual: Actual | None, now_ns: int) -> Change:
-        return self._decisions.write(
-            lambda connection: transactions.end(self._counters.on(connection), reservation_id, event, actual, now_ns)
-        )
+    def end_many(self, endings: Sequence[Ending], now_ns: int) -> tuple[Change, ...]:
+        """Each as by `settle` or `void`, in order, in one transaction: what was reported together shares its cost."""
+        for each in endings:
+            if each.actual is not None:
+                accounts.check_actual(each.actual)
+        return self._decisions.write(lambda connection: ending.end(self._counters.on(connection), endings, now_ns))
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
         def sweep(connection: Connection) -> tuple[Change, ...]:
-            counters, overdue = self._counters.on(connection), transactions.overdue(connection, now_ns, at_most)
-            return tuple(transactions.end(counters, each, Event.EXPIRE, None, now_ns) for each in overdue)
+            return ending.expire(self._counters.on(connection), transactions.overdue(connection, now_ns, at_most), now_ns)
 
         # Mostly there is nothing to do, and finding that out needs no write lock.
         some = self._reports.read(lambda connection: transactions.overdue(connection, now_ns, 1))
         return self._decisions.write(sweep) if some else ()
 
     def find(self, reservation_id: str) -> Reservation | None:
-        return self._reports.read(lambda connection: transactions.find(connection, reservation_id))
+        return self.find_many((reservation_id,))[0]
+
+    def find_many(self, reservation_ids: Sequence[str]) -> tuple[Reservation | None, ...]:
+        return self._reports.read(lambda connection: transactions.find(connection, reservation_ids))
 
     def find_by_request(self, request_id: str) -> Reservation | None:
         return self._reports.read(lambda connection: transactions.find_by_request(connection, request_id))

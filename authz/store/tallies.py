@@ -7,7 +7,7 @@ stays true until it commits. So one process alone on a file reads a counter once
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -94,9 +94,9 @@ class Counters:
         rows = [(*_row(account, now_ns), account.id) for account in changed]
         self.connection.executemany("UPDATE counters SET ends_ns = ?, tally = ? WHERE id = ?", rows)
 
-    def correct(self, changed: Iterable[tuple[Tally, int]]) -> None:
-        """The same for what has changed in buckets that were there: tally and the counter's id."""
-        rows = [(tally.pack(), identity) for tally, identity in changed]
+    def correct(self, changed: Mapping[int, Tally]) -> None:
+        """The tallies, by their counters' ids, of which only buckets that were there have changed."""
+        rows = [(tally.pack(), identity) for identity, tally in changed.items()]
         self.connection.executemany("UPDATE counters SET tally = ? WHERE id = ?", rows)
 
 

@@ -1,43 +1,32 @@
-"""What happens inside one transaction: how quotas stand, an event ends a hold, reservations are found. The caller begins and
+"""What is read and written inside one transaction: how quotas stand, reservations, the journal. The caller begins and
 commits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from authz.model import QuotaState
 from authz.quota.ledger import (
-    TRANSITIONS,
-    Actual,
-    Change,
     Charge,
-    Event,
     Hold,
     Reservation,
     State,
     Terms,
 )
-from authz.quota.windows import Kind, Tally
-from authz.store import accounts, alerts, tallies
+from authz.quota.windows import Kind
+from authz.store import accounts, tallies
 from authz.store.accounts import Line
 from authz.store.database import Connection
-from authz.store.tallies import Counters
 
 STATES: Final = (State.PENDING, State.SETTLED, State.VOIDED, State.EXPIRED, State.CORRECTED)
 ENTRIES: Final = ("reserve", "settle", "void", "expire", "correct")
 """Both are written to the file by their index: append, never reorder."""
 
-_STATE_CODE: Final = {state: code for code, state in enumerate(STATES)}
 _ENTRY_CODE: Final = {entry: code for code, entry in enumerate(ENTRIES)}
-_ENTRY_OF_STATE: Final = {
-    State.SETTLED: "settle",
-    State.VOIDED: "void",
-    State.EXPIRED: "expire",
-    State.CORRECTED: "correct",
-}
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
@@ -60,42 +49,6 @@ def look(connection: Connection, charges: tuple[Charge, ...], now_ns: int) -> tu
     return accounts.quota_states(charges, tallies.opened(counters, charges, now_ns), now_ns)
 
 
-def end(counters: Counters, reservation_id: str, event: Event, actual: Actual | None, now_ns: int) -> Change:
-    """Settle, void or expire: what `TRANSITIONS` has for it, or nothing."""
-    connection = counters.connection
-    row = connection.execute("SELECT no, state, body, lines FROM reservations WHERE id = ?", (reservation_id,)).fetchone()
-    if row is None:
-        return Change(changed=False, state=None)
-    number, code, packed_body, packed_lines = row
-    before = STATES[code]
-    after = TRANSITIONS.get((before, event))
-    if after is None:
-        return Change(changed=False, state=before)
-
-    body = decode_body(packed_body)
-    held: list[int] = []
-    changes: list[int] = []
-    corrected: list[tuple[Tally, int]] = []
-    posted_in: dict[str, tuple[int, int, int]] = {}
-    for name, line in lines_of(body.charges, decode_integers(packed_lines)):
-        owed = accounts.owed(event, line, body.terms, actual)
-        posted = owed - line.posted
-        pending = -line.reserved if before is State.PENDING else 0
-        tally = counters.find(name, line.counter)
-        if tally is not None and tally.change(line.bucket, posted, pending):  # else it is kept no more: it counts nowhere
-            corrected.append((tally, line.counter))
-            if posted > 0:
-                posted_in[name] = (line.counter, line.bucket, tally.posted(line.bucket))
-        held += (line.counter, line.bucket, line.reserved, owed)
-        changes += (line.counter, line.bucket, posted, pending)
-    counters.correct(corrected)
-    connection.execute("UPDATE reservations SET state = ?, lines = ? WHERE no = ?", (_STATE_CODE[after], encode(held), number))
-    append(connection, [entry(_ENTRY_OF_STATE[after], reservation_id, changes, now_ns)])
-    _report(connection, body.terms, accounts.usage_change(event, body.terms, actual, corrects=before is State.EXPIRED))
-    told = alerts.write(connection, body.charges, body.terms.organisation, posted_in, now_ns)
-    return Change(changed=True, state=after, alerts=told)
-
-
 def overdue(connection: Connection, now_ns: int, at_most: int) -> list[str]:
     """Ids of pending reservations whose deadline has passed, the oldest first."""
     rows = connection.execute(
@@ -104,11 +57,24 @@ def overdue(connection: Connection, now_ns: int, at_most: int) -> list[str]:
     return [identity for (identity,) in rows]
 
 
-def find(connection: Connection, reservation_id: str) -> Reservation | None:
-    row = connection.execute(
-        "SELECT id, state, created_ns, deadline_ns, body FROM reservations WHERE id = ?", (reservation_id,)
-    ).fetchone()
-    return None if row is None else _reservation(*row)
+def find(connection: Connection, reservation_ids: Sequence[str]) -> tuple[Reservation | None, ...]:
+    """In the order of the ids."""
+    found: dict[str, Reservation] = {}
+    for begin in range(0, len(reservation_ids), _AT_A_TIME):
+        some = reservation_ids[begin : begin + _AT_A_TIME]
+        for row in connection.execute(_select(len(some)), some):
+            found[row[0]] = _reservation(*row)
+    return tuple([found.get(each) for each in reservation_ids])
+
+
+_AT_A_TIME: Final = 256
+
+
+@lru_cache(maxsize=_AT_A_TIME)
+def _select(ids: int) -> str:
+    # Only the number of parameters is built into the text.
+    columns = "id, state, created_ns, deadline_ns, body"
+    return f"SELECT {columns} FROM reservations WHERE id IN ({', '.join('?' * ids)})"  # noqa: S608  # as said
 
 
 def find_by_request(connection: Connection, request_id: str) -> Reservation | None:
@@ -144,21 +110,3 @@ def entry(kind: str, reservation_id: str, changes: list[int], now_ns: int) -> En
 
 def append(connection: Connection, entries: Iterable[Entry]) -> None:
     connection.executemany("INSERT INTO journal (at_ns, entry, reservation, lines) VALUES (?, ?, ?, ?)", entries)
-
-
-def _report(connection: Connection, terms: Terms, change: accounts.UsageChange) -> None:
-    if not any(msgspec.structs.astuple(change)):
-        return  # a void of what was pending: it was never in the report
-    connection.execute(
-        "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-        " requests = requests + excluded.requests,"
-        " input_tokens = input_tokens + excluded.input_tokens,"
-        " cached_tokens = cached_tokens + excluded.cached_tokens,"
-        " output_tokens = output_tokens + excluded.output_tokens,"
-        " estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd,"
-        " cost_nanousd = cost_nanousd + excluded.cost_nanousd",
-        (
-            *(terms.day, terms.organisation, terms.team, terms.user, terms.key, terms.model),
-            *msgspec.structs.astuple(change),
-        ),
-    )

@@ -212,7 +212,7 @@ def test_without_a_store_a_settlement_waits_for_it(place: Place, client: Client,
         raise StoreUnavailable("locked")
 
     with monkeypatch.context() as patched:
-        patched.setattr(place.engine.settler, "settle", gone)
+        patched.setattr(place.engine.store, "find_many", gone)
         assert settle(client, reservation_id=held, usage=USED) == wire.SettleResponse(deferred=True)
     place.engine.tick()
     assert state(place, held) is State.SETTLED

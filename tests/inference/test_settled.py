@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from authz.inference.estimate import amounts
 from authz.model import Meter, Outcome, Price, Receipt, Usage
 from authz.quota.belongings import Belonging
-from authz.quota.ledger import Actual, Change, Reservation, State, Terms
+from authz.quota.ledger import Actual, Change, Ending, Reservation, State, Terms
 from authz.settlement import Doubt, Settler
 
 PRICE = Price(input=50_000_000, output=80_000_000, cached_input=25_000_000)
@@ -26,6 +28,9 @@ class Store:
     def find(self, reservation_id: str) -> Reservation | None:
         return self.reservation
 
+    def find_many(self, reservation_ids: Sequence[str]) -> list[Reservation]:
+        return [self.reservation for _ in reservation_ids]
+
     def find_by_request(self, request_id: str) -> Reservation | None:
         return None
 
@@ -35,6 +40,9 @@ class Store:
 
     def void(self, reservation_id: str, now_ns: int) -> Change:
         return Change(changed=True, state=State.VOIDED)
+
+    def end_many(self, endings: Sequence[Ending], now_ns: int) -> list[Change]:
+        return [self.void("r", 0) if each.actual is None else self.settle("r", each.actual, 0) for each in endings]
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
         return ()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from authz.model import Meter, Usage
-from authz.quota.ledger import TRANSITIONS, Change, Charge, Event, Full, Held, Hold, State
+from authz.quota.ledger import TRANSITIONS, Change, Charge, Ending, Event, Full, Held, Hold, State
 from authz.quota.windows import GAUGE, NS, Kind, Period, Window, calendar, sliding
 from authz.store.housekeeping import Balances
 from tests.store.builders import NOW, TTL_NS, actual, charge, terms
@@ -107,6 +107,23 @@ class LedgerMachine(RuleBasedStateMachine):
     def void(self, data: Any) -> None:
         made = self.pick(data)
         self.expect(made, Event.VOID, self.store.void(made.hold.id, self.now_ns), {})
+
+    @precondition(lambda self: self.made)
+    @rule(data=st.data(), shares=st.lists(st.sampled_from([None, 0, 100, 300]), min_size=1, max_size=5))
+    def end_together(self, data: Any, shares: list[int | None]) -> None:
+        """In one call, in order: one reservation may stand in it twice, and another may be unknown."""
+        reported = [(self.pick(data), share) for share in shares]
+        endings = [Ending("unknown", None)]
+        for made, share in reported:
+            bounds = made.hold.terms.at_most.items()
+            amounts = {meter.value: bound * share // 100 for meter, bound in bounds} if share is not None else {}
+            endings.append(Ending(made.hold.id, actual(None, **amounts) if share is not None else None))
+        unknown, *changes = self.store.end_many(endings, self.now_ns)
+        assert unknown == Change(changed=False, state=None)
+        for (made, _), ending, change in zip(reported, endings[1:], changes, strict=True):
+            self.expect_end(made, ending.event, change, ending.actual.amounts if ending.actual is not None else {})
+        ids = ["unknown", *(made.hold.id for made, _ in reported)]
+        assert self.store.find_many(ids) == tuple(self.store.find(each) for each in ids)
 
     @rule()
     def report_on_nothing(self) -> None:
@@ -233,14 +250,17 @@ class LedgerMachine(RuleBasedStateMachine):
         self.made[hold.id] = Made(hold, entries, self.now_ns + hold.ttl_ns)
 
     def expect(self, made: Made, event: Event, change: Change, amounts: dict[Meter, int]) -> None:
-        before_state, after = made.state, TRANSITIONS.get((made.state, event))
-        assert (change.changed, change.state) == (after is not None, after or before_state)
-        self.end(made, event, amounts)
-        self.expect_alerts(made, change)
+        self.expect_end(made, event, change, amounts)
         dump = self.dump()
         assert self.store.void(made.hold.id, self.now_ns) == Change(changed=False, state=made.state)  # I6
         assert self.store.settle(made.hold.id, actual(spend=7), self.now_ns) == Change(changed=False, state=made.state)
         assert self.dump() == dump
+
+    def expect_end(self, made: Made, event: Event, change: Change, amounts: dict[Meter, int]) -> None:
+        before_state, after = made.state, TRANSITIONS.get((made.state, event))
+        assert (change.changed, change.state) == (after is not None, after or before_state)
+        self.end(made, event, amounts)
+        self.expect_alerts(made, change)
 
     def expect_alerts(self, made: Made, change: Change) -> None:
         due = set()

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from authz.errors import StoreUnavailable
 from authz.model import QuotaState
-from authz.quota.ledger import Actual, Change, Charge, Event, Full, Held, Hold, Raise
+from authz.quota.ledger import Actual, Change, Charge, Ending, Full, Held, Hold, Raise, Reservation
 from authz.quota.windows import NS
 from authz.store import accounts
 from authz.store.redis import rows
@@ -49,15 +49,23 @@ def look(server: Server, charges: tuple[Charge, ...], near_ns: int, moment: str)
     return accounts.quota_states(charges, rows.opened(found, values, raised, int(now)), int(now))
 
 
-def end(server: Server, reservation_id: str, event: Event, actual: Actual | None, moment: str) -> Change:
+def find(server: Server, reservation_ids: Sequence[str]) -> tuple[Reservation | None, ...]:
+    return tuple(map(rows.reservation, server.run("find", "id", *reservation_ids))) if reservation_ids else ()
+
+
+def end(server: Server, endings: Sequence[Ending], moment: str) -> tuple[Change, ...]:
+    args = [arg for each in endings for arg in (each.reservation_id, each.event.value, _used_up(each.actual))]
+    return tuple(map(_change, server.run("end", moment, *args))) if endings else ()
+
+
+def _used_up(actual: Actual | None) -> bytes:
     usage = actual.usage if actual is not None else None
-    packed = rows.encode(
+    return rows.encode(
         {
             "amounts": actual.amounts if actual is not None else {},
             "usage": [usage.input_tokens, usage.cached_tokens, usage.output_tokens] if usage is not None else [0, 0, 0],
         }
     )
-    return _change(server.run("end", moment, reservation_id, event.value, packed))
 
 
 def expire(server: Server, at_most: int, moment: str) -> tuple[Change, ...]:

@@ -15,7 +15,7 @@ from authz.quota.ledger import (
     Change,
     Charge,
     Delivery,
-    Event,
+    Ending,
     Full,
     Held,
     Hold,
@@ -76,20 +76,29 @@ class RedisStore:
         return ledger.look(self._server, charges, now_ns, self._moment(now_ns))
 
     def settle(self, reservation_id: str, actual: Actual, now_ns: int) -> Change:
-        accounts.check_actual(actual)
-        return ledger.end(self._server, reservation_id, Event.SETTLE, actual, self._moment(now_ns))
+        return self.end_many((Ending(reservation_id, actual),), now_ns)[0]
 
     def void(self, reservation_id: str, now_ns: int) -> Change:
-        return ledger.end(self._server, reservation_id, Event.VOID, None, self._moment(now_ns))
+        return self.end_many((Ending(reservation_id, None),), now_ns)[0]
+
+    def end_many(self, endings: Sequence[Ending], now_ns: int) -> tuple[Change, ...]:
+        """Each as by `settle` or `void`, in order, in one call: what was reported together shares its cost."""
+        for each in endings:
+            if each.actual is not None:
+                accounts.check_actual(each.actual)
+        return ledger.end(self._server, endings, self._moment(now_ns))
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
         return ledger.expire(self._server, at_most, self._moment(now_ns))
 
     def find(self, reservation_id: str) -> Reservation | None:
-        return rows.reservation(self._server.run("find", "id", reservation_id))
+        return self.find_many((reservation_id,))[0]
+
+    def find_many(self, reservation_ids: Sequence[str]) -> tuple[Reservation | None, ...]:
+        return ledger.find(self._server, reservation_ids)
 
     def find_by_request(self, request_id: str) -> Reservation | None:
-        return rows.reservation(self._server.run("find", "request", request_id)) if request_id else None
+        return rows.reservation(self._server.run("find", "request", request_id)[0]) if request_id else None
 
     def usage(self, first_day: str, last_day: str) -> tuple[UsageRow, ...]:
         return reports.usage(self._server, first_day, last_day)
