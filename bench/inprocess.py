@@ -24,6 +24,7 @@ CHUNK: Final = 8
 """Decisions that arrive together, as many as the sidecar takes at a time."""
 
 IN_CHUNK: Final = "decision in a chunk of 8"
+SETTLED: Final = "settlement of 8 in a message"
 
 
 @contextmanager
@@ -46,9 +47,9 @@ def raw_cedar(of: World) -> Works:
 
 def decision_and_cedar(rounds: int, times: int) -> list[Figure]:
     with world() as one:
-        works: Works = {"decision": one.decide, "chunk": partial(one.decide_many, CHUNK), **raw_cedar(one)}
+        works: Works = {"decision": one.decide, **_in_eights(one), **raw_cedar(one)}
         found = in_turns(works, rounds=rounds, times=times, clock=thread_time_ns, between=one.engine.store.checkpoint)
-    found[IN_CHUNK] = [each / CHUNK for each in found.pop("chunk")]
+    _each(found)
     parts = microseconds(found)
     return [
         Figure(
@@ -63,6 +64,13 @@ def decision_and_cedar(rounds: int, times: int) -> list[Figure]:
             "P1 in chunks",
             "the same, where 8 arrive together: each ÷ one cedarpy call",
             ratios(found, IN_CHUNK, "cedar"),
+            3,
+            "",
+        ),
+        Figure(
+            "P1 settled",
+            "settlement, 8 reported in a message: each ÷ one cedarpy call",
+            ratios(found, SETTLED, "cedar"),
             3,
             "",
         ),
@@ -94,10 +102,9 @@ def redis(rounds: int, times: int) -> list[Figure]:
         stack.callback(client.close)
         one = stack.enter_context(world(store=server.uri))
         sha = str(client.script_load("return 1"))
-        chunk = partial(one.decide_many, CHUNK)
-        works: Works = {"decision": one.decide, "chunk": chunk, "EVALSHA": partial(client.evalsha, sha, 0)}
+        works: Works = {"decision": one.decide, **_in_eights(one), "EVALSHA": partial(client.evalsha, sha, 0)}
         found = in_turns(works, rounds=rounds, times=times)
-    found[IN_CHUNK] = [each / CHUNK for each in found.pop("chunk")]
+    _each(found)
     parts = microseconds(found)
     what = "decision on Redis ÷ one bare EVALSHA by the same client (redis-py)"
     return [
@@ -105,7 +112,23 @@ def redis(rounds: int, times: int) -> list[Figure]:
         Figure(
             "P6 in chunks", "the same, where 8 arrive together: each ÷ one EVALSHA", ratios(found, IN_CHUNK, "EVALSHA"), 1.5, ""
         ),
+        Figure(
+            "P6 settled",
+            "settlement on Redis, 8 reported in a message: each ÷ one EVALSHA",
+            ratios(found, SETTLED, "EVALSHA"),
+            1.5,
+            "",
+        ),
     ]
+
+
+def _in_eights(one: World) -> Works:
+    return {IN_CHUNK: partial(one.decide_many, CHUNK), SETTLED: partial(one.settle_many, CHUNK)}
+
+
+def _each(found: dict[str, list[float]]) -> None:
+    for name in (IN_CHUNK, SETTLED):
+        found[name] = [each / CHUNK for each in found[name]]
 
 
 def _small_and_large(small: World, large: World, rounds: int, times: int) -> dict[str, list[float]]:

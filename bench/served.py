@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import grpc
+from msgspec.structs import replace
 
 from authz.bundle import load_bundle
 from authz.compose import Engine
@@ -53,15 +54,28 @@ class Place:
             secrets = world.issue(each, *(f"bulk-{at}" for at in range(teams))) if each else []
             self.checks = [as_check(world.request(secret)) for secret in secrets[:: each or 1]]
 
-    def serve(self, name: str = "s", core: int | None = None) -> tuple[str, int]:
-        """A sidecar of its own process: the socket for Check, and its pid."""
-        path = self.folder / f"{name}.sock"
-        command = [*on_core(core), sys.executable, "-m", "authz", "serve", "--config", str(self.config), "--socket", str(path)]
-        process = start(self._stack, [*command, "--log-level", "ERROR"])
-        check = path.with_name(f"{name}.check.sock")
-        wait_for("a sidecar", lambda: listens(str(check)) or process.poll() is not None, _START_S)
-        ask(check, self.check)
-        return str(check), process.pid
+    def serve(self, core: int | None = None) -> tuple[str, int]:
+        """A sidecar of one process: the socket for Check, and its pid."""
+        command = [*on_core(core), *self._serve]
+        process = start(self._stack, command)
+        (check,) = self._listening(process, 1)
+        return check, process.pid
+
+    def serve_workers(self, count: int) -> list[str]:
+        """A sidecar of so many processes: the socket for Check of each."""
+        return self._listening(start(self._stack, [*self._serve, "--workers", str(count)]), count)
+
+    @property
+    def _serve(self) -> list[str]:
+        return [sys.executable, "-m", "authz", "serve", "--config", str(self.config), "--log-level", "ERROR"]
+
+    def _listening(self, process: subprocess.Popen[bytes], workers: int) -> list[str]:
+        listen = replace(read_settings(self.config).listen, workers=workers)
+        checks = [str(self.folder / each.check_socket) for each in listen.each()]
+        wait_for("a sidecar", lambda: all(map(listens, checks)) or process.poll() is not None, _START_S)
+        for check in checks:
+            ask(check, self.check)
+        return checks
 
     def refusals(self) -> dict[str, str]:
         """Nothing where every decision so far was an allow: h2load looks at no answer, and a denial costs less."""
@@ -172,7 +186,7 @@ def workers(rounds: int, requests: int) -> list[Figure]:
         stack.callback(redis_server.close_shared)
         for name, store, bound in (("Redis", server.uri, 1.6), ("SQLite", "", 1.4)):
             with place(store=store) as one:
-                each = [Run(one.serve(worker)[0], one.check, requests, 8) for worker in ("a", "b")]
+                each = [Run(check, one.check, requests, 8) for check in one.serve_workers(2)]
                 found = []
                 for _ in range(rounds):
                     alone = run(each[0])[0].rate

@@ -10,6 +10,7 @@ import json
 import random
 import re
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -19,7 +20,7 @@ from typing import Final
 from authz.bundle import load_bundle
 from authz.compose import Engine
 from authz.identity.keys import IssuedKey, digest, mint
-from authz.model import Allow, Decision, Request
+from authz.model import Allow, Decision, Outcome, Receipt, Request, Usage
 from authz.settings import read_settings
 from tests.issued import put
 
@@ -32,6 +33,7 @@ PROMPT_BYTES: Final = 1_200
 """The body of the request is some 1.3 kB: a system prompt and a question."""
 
 _LARGE: Final = 900_000_000
+_USED: Final = Usage(input_tokens=310, output_tokens=96)
 
 
 def lay_out(folder: Path, *, store: str, teams: int = 0, more: str = "") -> Path:
@@ -74,6 +76,7 @@ class World:
         self.folder, self.engine = folder, engine
         self._random, self._numbers = random.Random(7), count()  # noqa: S311  # secrets of a folder that is thrown away
         self.secret = self.issue(1)[0]
+        self._held: deque[str] = deque(maxlen=10_000)
         content = "Note: the quick brown fox jumps over the lazy dog.\n" * (PROMPT_BYTES // 51)
         system = {"role": "system", "content": content[: PROMPT_BYTES // 4]}
         fields = {"model": MODEL, "messages": [system, {"role": "user", "content": content}], "max_tokens": 256}
@@ -104,7 +107,14 @@ class World:
 
     def decide_many(self, how_many: int) -> None:
         for decision in self.engine.pdp.decide_many([self.request() for _ in range(how_many)]):
-            allowed(decision)
+            self._held.append(allowed(decision).reservation_id)
+
+    def settle_many(self, how_many: int) -> None:
+        """So many of what was decided together, as one message of Envoy's reports them."""
+        held = [self._held.popleft() for _ in range(how_many)]
+        changes = self.engine.settle_many([Receipt(each, "", Outcome.ANSWERED, 200, _USED) for each in held])
+        if not all(change is not None and change.changed for change in changes):
+            raise AssertionError(f"expected that each is settled, found {changes}")
 
     def _headers(self, secret: str) -> tuple[tuple[str, str], ...]:
         return (
@@ -118,9 +128,10 @@ class World:
         )
 
 
-def allowed(decision: Decision) -> None:
+def allowed(decision: Decision) -> Allow:
     if not isinstance(decision, Allow):
         raise AssertionError(f"expected an allow, found {decision}")
+    return decision
 
 
 @contextmanager
