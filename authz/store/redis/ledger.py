@@ -10,6 +10,7 @@ from authz.model import QuotaState
 from authz.quota.ledger import Actual, Change, Charge, Ending, Full, Held, Hold, Raise, Reservation
 from authz.quota.windows import NS
 from authz.store import accounts
+from authz.store.accounts import Account
 from authz.store.redis import rows
 from authz.store.redis.connection import Server
 
@@ -26,9 +27,12 @@ def reserve(server: Server, holds: Sequence[Hold], near_ns: int, moment: str) ->
         if bodies.setdefault(hold.id, body) != body:
             raise _used()
     found = [accounts.amounts_by_counter(hold.charges) for hold in holds]
+    windows = {name: charge.window for each in found for name, (charge, _) in each.items()}
+    index = {name: at + 1 for at, name in enumerate(windows)}  # Lua counts from 1
+    packed_holds = [_hold(hold, each, index) for hold, each in zip(holds, found, strict=True)]
 
     def ask(near_ns: int) -> Any:
-        packed = rows.encode([_hold(hold, each, near_ns) for hold, each in zip(holds, found, strict=True)])
+        packed = rows.encode([rows.counters(windows, near_ns), packed_holds])
         return server.run("reserve", moment, packed, *(bodies[hold.id] for hold in holds))
 
     now, status, *answers = _in_the_servers_time(server, ask, near_ns)
@@ -38,15 +42,24 @@ def reserve(server: Server, holds: Sequence[Hold], near_ns: int, moment: str) ->
         # With an empty store everybody would have the whole of every budget once more. Or it is a replica by now.
         server.doubt()
         raise StoreUnavailable("redis: its data is gone")
-    return tuple(_answer(hold, each, answer, int(now)) for hold, each, answer in zip(holds, found, answers, strict=True))
+    values, raised, *told = answers
+    known, now_ns = rows.standing(windows, values, raised), int(now)
+    return tuple(
+        [
+            _answer(hold, rows.opened(known, each, now_ns), told[2 * at], told[2 * at + 1], now_ns)
+            for at, (hold, each) in enumerate(zip(holds, found, strict=True))
+        ]
+    )
 
 
 def look(server: Server, charges: tuple[Charge, ...], near_ns: int, moment: str) -> tuple[QuotaState, ...]:
     found = accounts.amounts_by_counter(charges)
+    windows = {name: charge.window for name, (charge, _) in found.items()}
     now, _, values, raised = _in_the_servers_time(
-        server, lambda near_ns: server.run("look", moment, rows.encode(rows.counters(found, near_ns))), near_ns
+        server, lambda near_ns: server.run("look", moment, rows.encode(rows.counters(windows, near_ns))), near_ns
     )
-    return accounts.quota_states(charges, rows.opened(found, values, raised, int(now)), int(now))
+    opened = rows.opened(rows.standing(windows, values, raised), found, int(now))
+    return accounts.quota_states(charges, opened, int(now))
 
 
 def find(server: Server, reservation_ids: Sequence[str]) -> tuple[Reservation | None, ...]:
@@ -82,17 +95,18 @@ def expire(server: Server, at_most: int, moment: str) -> tuple[Change, ...]:
 def raise_limit(
     server: Server, raise_id: str, charge: Charge, by: int, who: str, why: str, near_ns: int, moment: str
 ) -> QuotaState:
-    found = {charge.counter: (charge, 0)}
+    windows = {charge.counter: charge.window}
     words = (raise_id, by, charge.quota, charge.scope, who, why)
     now, status, *rest = _in_the_servers_time(
         server,
-        lambda near_ns: server.run("raise", moment, rows.encode(rows.counters(found, near_ns)[0]), *words),
+        lambda near_ns: server.run("raise", moment, rows.encode(rows.counters(windows, near_ns)[0]), *words),
         near_ns,
     )
     if status == b"beyond":
         accounts.check_raised(int(rest[0]) + by)
     value, raised = rest
-    (state,) = accounts.quota_states((charge,), rows.opened(found, [value], raised, int(now)), int(now))
+    opened = rows.opened(rows.standing(windows, [value], raised), {charge.counter: (charge, 0)}, int(now))
+    (state,) = accounts.quota_states((charge,), opened, int(now))
     return state
 
 
@@ -106,11 +120,15 @@ def raises(server: Server, since_ns: int) -> tuple[Raise, ...]:
     return tuple(found)
 
 
-def _hold(hold: Hold, found: dict[str, tuple[Charge, int]], near_ns: int) -> list[object]:
-    index = {name: at + 1 for at, name in enumerate(found)}  # Lua counts from 1
-    enforced = [[index[charge.counter], charge.limit] for charge in hold.charges if charge.enforced]
+def _hold(hold: Hold, found: dict[str, tuple[Charge, int]], index: dict[str, int]) -> list[object]:
+    """As `reserve.lua` takes it; `index` is where each counter stands."""
+    charges = [part for name, (_, amount) in found.items() for part in (index[name], amount)]
+    enforced: list[int] = []
+    for charge in hold.charges:
+        if charge.enforced:
+            enforced += (index[charge.counter], found[charge.counter][1], charge.limit)
     ttl_s, ttl_ns = divmod(hold.ttl_ns, NS)
-    return [hold.id, hold.request_id, ttl_s, ttl_ns, rows.counters(found, near_ns), enforced]
+    return [hold.id, hold.request_id, ttl_s, ttl_ns, charges, enforced]
 
 
 def _in_the_servers_time(server: Server, ask: Callable[[int], Any], near_ns: int) -> Any:
@@ -124,9 +142,8 @@ def _in_the_servers_time(server: Server, ask: Callable[[int], Any], near_ns: int
     raise StoreUnavailable("redis: its clock does not stand still")
 
 
-def _answer(hold: Hold, found: dict[str, tuple[Charge, int]], answer: Any, now_ns: int) -> Held | Full:
-    status, head, values, raised = answer
-    opened = rows.opened(found, values, raised, now_ns)
+def _answer(hold: Hold, opened: dict[str, Account], status: bytes, head: bytes, now_ns: int) -> Held | Full:
+    """What a hold is told; what it charges the next ones of the call meet in the tallies."""
     if status == b"full":
         refused = accounts.refusal(hold.charges, opened, now_ns)
         assert refused is not None  # INVARIANT: both reckon alike

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -75,17 +76,16 @@ def moment(now_ns: int) -> str:
     return f"{min(max(now_ns, 0), _LAST_NS):019d}"
 
 
-def counters(found: dict[str, tuple[Charge, int]], near_ns: int) -> list[list[object]]:
-    """Counters as `window.lua` takes them. Calendar windows bring the periods around `near_ns`."""
+def counters(windows: Mapping[str, Window], near_ns: int) -> list[list[object]]:
+    """Counters, by name, as `window.lua` takes them. Calendar windows bring the periods around `near_ns`."""
     rows: list[list[object]] = []
-    for name, (charge, amount) in found.items():
-        window = charge.window
+    for name, window in windows.items():
         if window.kind is Kind.SLIDING:
-            rows.append([name, 1, amount, window.sub_bucket_us])
+            rows.append([name, 1, window.sub_bucket_us])
         elif window.kind is Kind.CALENDAR:
-            rows.append([name, 2, amount, *_periods(window, window.bucket(near_ns))])
+            rows.append([name, 2, *_periods(window, window.bucket(near_ns))])
         else:
-            rows.append([name, 0, amount])
+            rows.append([name, 0])
     return rows
 
 
@@ -97,14 +97,27 @@ def _periods(window: Window, bucket: int) -> tuple[int, ...]:
     return window.bucket((bucket - 1) * NS), bucket, ends_s, after_s
 
 
-def opened(found: dict[str, tuple[Charge, int]], values: list[bytes | None], raised: bytes, now_ns: int) -> dict[str, Account]:
-    """Counters as they stood when the script came to them."""
+class Standing(msgspec.Struct):
+    """A counter as it stood when the script came to it, and what was added by hand to the limits of its period."""
+
+    tally: Tally
+    raised: int
+
+
+def standing(names: Iterable[str], values: list[bytes | None], raised: bytes) -> dict[str, Standing]:
+    return {
+        name: Standing(counter_tally(value) if value is not None else Tally(), int(by))
+        for name, value, by in zip(names, values, raised.split(), strict=True)
+    }
+
+
+def opened(known: Mapping[str, Standing], found: Mapping[str, tuple[Charge, int]], now_ns: int) -> dict[str, Account]:
+    """The counters of one hold as they stand now. Their tallies are those that are known."""
     result: dict[str, Account] = {}
-    for (name, (charge, amount)), value, by in zip(found.items(), values, raised.split(), strict=True):
-        tally = counter_tally(value) if value is not None else Tally()
-        window = charge.window
-        bucket, used = tally.standing(window, now_ns)
-        result[name] = Account(0, window, tally, amount, bucket, used, int(by))
+    for name, (charge, amount) in found.items():
+        stands, window = known[name], charge.window
+        bucket, used = stands.tally.standing(window, now_ns)
+        result[name] = Account(0, window, stands.tally, amount, bucket, used, stands.raised)
     return result
 
 

@@ -2,7 +2,7 @@
 --! with: moment tally window
 -- Raises the limit of a budget's counter for the period that it is in. An id that is known changes nothing.
 --
--- ARGV  the moment; msgpack: the counter as in window.lua, with an amount of 0; the raise's id; by how much; quota, scope, who, why
+-- ARGV  the moment; msgpack: the counter as in window.lua; the raise's id; by how much; quota, scope, who, why
 -- Answers {now, 'done', value, raised} as it stands then; {now, 'beyond', raised} where the raises of the period would add up to more than
 -- an amount may be; {now, 'clock'} where the moment is outside the periods that came.
 
@@ -20,8 +20,8 @@ if redis.call('SISMEMBER', RAISE_IDS, ARGV[3]) == 0 then
     return {now, 'beyond', string.format('%.0f', account.raised)}
   end
   -- It opens the period, as a charge of 0 would: what counts in the period has to know of it.
-  charge(counter, account, 0, now)
-  save({counter}, found)
+  charge(counter, account, 0)
+  save({counter}, found, now)
   account.raised = sum
   redis.call('HSET', RAISED, raise_field(counter[1], account.bucket), string.format('%.0f', sum))
   redis.call('SADD', RAISE_IDS, ARGV[3])
