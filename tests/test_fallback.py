@@ -257,18 +257,62 @@ def test_a_settlement_of_what_the_store_holds_waits_for_the_store(place: Place) 
         place.fallback.settle("a", actual(tokens=1), NOW)
 
 
+def test_together_each_goes_by_what_its_own_quotas_declare(gone: Place) -> None:
+    passes, refused, full = gone.fallback.reserve_many(
+        [hold(on(ALLOW, 2), id="a"), hold(on(DENY), id="d"), hold(on(SHARE, 6), id="s")], NOW
+    )
+    assert isinstance(passes, Held)
+    assert passes.degraded is ALLOW
+    assert isinstance(refused, StoreUnavailable)
+    assert isinstance(full, Full), "half of 10 is this replica's"
+    assert gone.passed == [ALLOW]
+
+    asked, soon, pause_over = gone.flaky.asked, NOW + 1, NOW + NS
+    more = gone.fallback.reserve_many([hold(on(ALLOW), id="b"), hold(on(SHARE), id="c")], soon)
+    assert [type(each) for each in more] == [Held, Held]
+    assert gone.flaky.asked == asked, "for a while nobody is asked who may pass without"
+    assert isinstance(gone.fallback.reserve_many([hold(on(DENY))], soon)[0], StoreUnavailable)
+    assert gone.flaky.asked == asked + 1
+    gone.fallback.reserve_many([hold(on(ALLOW), id="e")], pause_over + 1)
+    assert gone.flaky.asked == asked + 2
+    gone.come_back()
+    gone.fallback.catch_up(LATER, 100)
+    assert gone.posted("allow") == (0, 4)
+    assert gone.posted("share") == (0, 1)
+    assert gone.posted("deny") == (0, 0)
+
+
+def test_together_what_was_written_and_not_answered_is_given_back_or_stands_once(place: Place) -> None:
+    place.flaky.works, place.flaky.applies = False, True
+    refused, passes = place.fallback.reserve_many([hold(on(DENY, 3), id="d"), hold(on(ALLOW, 2), id="a")], NOW)
+    assert isinstance(refused, StoreUnavailable)
+    assert isinstance(passes, Held)
+    assert (place.posted("deny"), place.posted("allow")) == ((0, 3), (0, 2))
+    place.come_back()
+    place.fallback.catch_up(LATER, 100)
+    assert (place.posted("deny"), place.posted("allow")) == ((0, 0), (0, 2))
+
+
 def test_together_each_has_its_own_answer_also_without_the_store(place: Place) -> None:
     """What the store holds waits for it; what was admitted without it has ended."""
     place.reserve(on(ALLOW, 5), id="kept")
     place.flaky.works = False
     place.reserve(on(ALLOW, 2), id="admitted")
+    place.reserve(on(ALLOW, 3), id="used")
     kept, admitted = place.fallback.find_many(["kept", "admitted"])
     assert isinstance(kept, StoreUnavailable)
     assert isinstance(admitted, Reservation)
-    endings = [Ending("kept", actual(tokens=1)), Ending("admitted", None)]
-    waits, ended = place.fallback.end_many(endings, NOW)
+    assert (admitted.id, admitted.state, admitted.created_ns, admitted.deadline_ns) == (
+        "admitted",
+        State.PENDING,
+        NOW,
+        NOW + TTL_NS,
+    )
+    assert [each.amount for each in admitted.charges] == [2]
+    endings = [Ending("kept", actual(tokens=1)), Ending("admitted", None), Ending("used", actual(tokens=7))]
+    waits, *ended = place.fallback.end_many(endings, NOW)
     assert isinstance(waits, StoreUnavailable)
-    assert ended == Change(changed=True, state=State.VOIDED)
+    assert ended == [Change(changed=True, state=State.VOIDED), Change(changed=True, state=State.SETTLED)]
     assert [type(each) for each in place.fallback.end_many(endings[:1], NOW)] == [StoreUnavailable]
     assert [type(each) for each in place.fallback.find_many(["kept"])] == [StoreUnavailable]
     place.come_back()
@@ -276,8 +320,9 @@ def test_together_each_has_its_own_answer_also_without_the_store(place: Place) -
     assert place.fallback.end_many(endings, LATER) == (
         Change(changed=True, state=State.SETTLED),
         Change(changed=False, state=State.VOIDED),
+        Change(changed=False, state=State.SETTLED),
     )
-    assert place.posted("allow") == (1, 0)
+    assert place.posted("allow") == (8, 0)
 
 
 def repeated(name: str, declared: OnStoreError) -> Hold:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from authz.model import MAX_AMOUNT, Meter, Usage
-from authz.quota.ledger import TRANSITIONS, Change, Event, Full, Held, Hold, State
+from authz.quota.ledger import TRANSITIONS, Change, Ending, Event, Full, Held, Hold, State
 from authz.quota.windows import GAUGE_RETRY_NS, NS, Period, calendar, sliding
 from authz.store import Store
 from tests.store.builders import MINUTE, MONTH, NOW, TTL_NS, actual, charge, hold, terms
@@ -258,6 +258,18 @@ class TestEnds:
         nothing = Change(changed=False, state=None)
         assert store.settle("guess", actual(tokens=1), NOW) == store.void("guess", NOW) == nothing
         assert store.balances() == {}
+
+    def test_very_many_at_once(self, store: Store) -> None:
+        """More than one statement takes parameters for."""
+        ids = [f"many-{number}" for number in range(600)]
+        store.reserve_many([hold(charge(TOKENS, 2, 10_000, f"c{id}"), id=id) for id in ids], NOW)
+        assert [found and found.id for found in store.find_many(ids)] == ids
+        changes = store.end_many([Ending(id, actual(tokens=1)) for id in ids[:300]], NOW)
+        assert {change.state for change in changes} == {State.SETTLED}
+        assert len(store.expire(NOW + 2 * TTL_NS, 1_000)) == 300
+        states = [found and found.state for found in store.find_many(ids)]
+        assert states == [State.SETTLED] * 300 + [State.EXPIRED] * 300
+        assert store.balances() == store.replay()
 
     def test_the_sweeper_takes_what_it_is_given_the_oldest_first(self, store: Store) -> None:
         names = [reserve(store, hold(charge(TOKENS, 1, 100)), NOW + step) for step in range(5)]
