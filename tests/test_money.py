@@ -59,9 +59,10 @@ def take_away(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*arguments: object) -> None:
         raise StoreUnavailable("made up")
 
-    names = ("reserve", "look", "find", "find_by_request", "settle", "void", "expire", "keys_since", "learn", "learned_since")
-    for name in names:
-        monkeypatch.setattr(place.engine.store, name, gone)
+    store = place.engine.store
+    for name in dir(type(store)):
+        if not name.startswith("_"):
+            monkeypatch.setattr(store, name, gone)
 
 
 def allowed(decision: Decision) -> Allow:
