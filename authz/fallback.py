@@ -120,7 +120,7 @@ class Fallback:
             self._doubts.extend(holds[at].id for at in denied)
             found.update(dict.fromkeys(denied, error))
         return tuple(
-            found[at] if at in found else self._admit_or_say(hold, declared[at], now_ns) for at, hold in enumerate(holds)
+            found[at] if at in found else _or_why_not(self._admit, hold, declared[at], now_ns) for at, hold in enumerate(holds)
         )
 
     def look(self, charges: tuple[Charge, ...], now_ns: int) -> tuple[QuotaState, ...]:
@@ -219,12 +219,6 @@ class Fallback:
             self._backlog.setdefault(outcome.reservation_id, Admitted(hold, now_ns))
         self._on_admitted(declared)
         return structs.replace(outcome, degraded=declared)
-
-    def _admit_or_say(self, hold: Hold, declared: OnStoreError, now_ns: int) -> Held | Full | StoreUnavailable:
-        try:
-            return self._admit(hold, declared, now_ns)
-        except StoreUnavailable as error:
-            return error
 
     def _own(self, charge: Charge) -> Charge:
         """What a charge comes to in this process alone."""

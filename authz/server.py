@@ -22,7 +22,7 @@ from authz.api import decisions, health, status
 from authz.compose import Engine
 from authz.envoy.accesslog import read_stream_message, stream_response
 from authz.envoy.check import TRACEPARENT
-from authz.envoy.checks import Checks
+from authz.envoy.checks import CHUNK, Checks
 from authz.errors import ConfigError, Refused
 from authz.listening import Listen
 from authz.model import Outcome, Receipt, Request
@@ -43,9 +43,6 @@ _SLOW_S: Final = 0.05
 _NOTICE_S: Final = 0.01
 """A decision keeps the loop to itself. That its caller gave up meanwhile is heard only once the loop is let go for a moment,
 which is worth it after one that took so long that somebody may have."""
-
-_SETTLED_TOGETHER: Final = 8
-"""As many as are decided together: each has its part of a transaction, and none holds up those who decide for long."""
 
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """gRPC's own 4 MiB would turn a large body that Envoy was told to pass into an RPC error."""
@@ -169,8 +166,8 @@ class Sidecar:
         except Refused as refused:
             _log.error("an access log message cannot be read", extra={"problem": refused.message})
             return
-        for begin in range(0, len(receipts), _SETTLED_TOGETHER):
-            self._engine.settle_many(receipts[begin : begin + _SETTLED_TOGETHER])
+        for begin in range(0, len(receipts), CHUNK):  # as many as are decided together: whoever decides waits no longer
+            self._engine.settle_many(receipts[begin : begin + CHUNK])
 
     async def _access_log(self, stream: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         """The same on grpcio, which hears nothing more of a stream that it ends. So in a drain that is right after a message.

@@ -8,7 +8,7 @@ from typing import assert_never
 from msgspec import Struct
 
 from authz.model import MAX_AMOUNT, Meter, QuotaState
-from authz.quota.ledger import Actual, Alert, Charge, Event, Full, Hold, Terms, in_force
+from authz.quota.ledger import Actual, Alert, Charge, Ending, Event, Full, Hold, Terms, in_force
 from authz.quota.windows import Tally, Window, seconds_until
 
 
@@ -66,7 +66,11 @@ def check_hold(hold: Hold) -> None:
             raise _bad_amount(amount, meter)
 
 
-def check_actual(actual: Actual) -> None:
+def check_ending(ending: Ending) -> None:
+    """The same of what is posted; where everything is given back there is nothing to check."""
+    actual = ending.actual
+    if actual is None:
+        return
     for meter, amount in actual.amounts.items():
         _check_amount(amount, meter)
     if actual.usage is not None:

@@ -15,10 +15,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from importlib.resources import files
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from msgspec import Struct
@@ -40,6 +41,9 @@ for long. SQLite's own thousand pages would let one decision in every few hundre
 _BUSY_S: Final = 0.01
 """What SQLite's busy handler gets at a time. Its sleeps grow to 100 ms, and who sleeps that long is overtaken again and again:
 begun anew each time, they stay at 5 ms."""
+
+_AT_A_TIME: Final = 256
+"""Parameters of one statement, and statements of one kind that are kept."""
 
 _REASONS: Final = {
     "SQLITE_BUSY": "locked",
@@ -196,6 +200,19 @@ class Database:
         self._connection = connection
         self._identity = _identity(path) if path != MEMORY else None
         return connection
+
+
+def select_in(connection: Connection, statement: str, values: Sequence[str]) -> Iterator[Any]:
+    """The rows of a `SELECT … WHERE column` for any of the values: by one statement, since a statement costs more than what it
+    looks up, or by as many as take that many parameters."""
+    for begin in range(0, len(values), _AT_A_TIME):
+        some = values[begin : begin + _AT_A_TIME]
+        yield from connection.execute(_with_parameters(statement, len(some)), some)
+
+
+@lru_cache(maxsize=4 * _AT_A_TIME)
+def _with_parameters(statement: str, count: int) -> str:
+    return f"{statement} IN ({', '.join('?' * count)})"
 
 
 def _connect(options: Options, *, last: bool) -> Connection | None:

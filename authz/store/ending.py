@@ -6,7 +6,6 @@ As in `reserving`, what is read is read once and what has changed is written at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final
 
 from msgspec.structs import astuple
@@ -14,6 +13,7 @@ from msgspec.structs import astuple
 from authz.quota.ledger import TRANSITIONS, Actual, Change, Ending, Event, State, Terms
 from authz.quota.windows import Tally
 from authz.store import accounts, alerts, transactions
+from authz.store.database import select_in
 from authz.store.tallies import Counters
 from authz.store.transactions import STATES
 
@@ -24,7 +24,6 @@ _ENTRY_OF_STATE: Final = {
     State.EXPIRED: "expire",
     State.CORRECTED: "correct",
 }
-_AT_A_TIME: Final = 256
 
 _Row = tuple[int, int, bytes, bytes]
 """Of a reservation: its number, state, body and lines."""
@@ -49,10 +48,8 @@ def expire(counters: Counters, reservation_ids: Sequence[str], now_ns: int) -> t
 class _Transaction:
     def __init__(self, counters: Counters, ids: Sequence[str], now_ns: int) -> None:
         self._counters, self._connection, self._now_ns = counters, counters.connection, now_ns
-        self._rows: dict[str, _Row] = {}
-        for begin in range(0, len(ids), _AT_A_TIME):
-            some = ids[begin : begin + _AT_A_TIME]
-            self._rows.update((identity, row) for identity, *row in self._connection.execute(_select(len(some)), some))
+        statement = "SELECT id, no, state, body, lines FROM reservations WHERE id"
+        self._rows: dict[str, _Row] = {identity: row for identity, *row in select_in(self._connection, statement, ids)}
         self._tallies: dict[int, Tally] = {}
         self._ended: dict[int, tuple[int, bytes, int]] = {}
         self._entries: list[transactions.Entry] = []
@@ -117,9 +114,3 @@ _REPORT: Final = (
     " estimated_nanousd = estimated_nanousd + excluded.estimated_nanousd,"
     " cost_nanousd = cost_nanousd + excluded.cost_nanousd"
 )
-
-
-@lru_cache(maxsize=_AT_A_TIME)
-def _select(ids: int) -> str:
-    # Only the number of parameters is built into the text.
-    return f"SELECT id, no, state, body, lines FROM reservations WHERE id IN ({', '.join('?' * ids)})"  # noqa: S608

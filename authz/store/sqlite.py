@@ -89,8 +89,7 @@ class SqliteStore:
     def end_many(self, endings: Sequence[Ending], now_ns: int) -> tuple[Change, ...]:
         """Each as by `settle` or `void`, in order, in one transaction: what was reported together shares its cost."""
         for each in endings:
-            if each.actual is not None:
-                accounts.check_actual(each.actual)
+            accounts.check_ending(each)
         return self._decisions.write(lambda connection: ending.end(self._counters.on(connection), endings, now_ns))
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:

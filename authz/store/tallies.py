@@ -8,7 +8,6 @@ stays true until it commits. So one process alone on a file reads a counter once
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -17,12 +16,10 @@ from authz.quota.ledger import Charge
 from authz.quota.windows import Tally
 from authz.store import accounts
 from authz.store.accounts import Account
-from authz.store.database import Connection
+from authz.store.database import Connection, select_in
 
 KEPT: Final = 4_096
 """Counters, of some 200 bytes each, 1.6 kB where all 61 buckets of a window hold something."""
-
-_AT_A_TIME: Final = 256
 
 
 class Counter(msgspec.Struct):
@@ -62,7 +59,7 @@ class Counters:
         self._kept.clear()
 
     def load(self, names: Iterable[str]) -> None:
-        """By one statement, since a statement costs more than what it looks up; by none where all are kept."""
+        """Those that are not kept."""
         missing = [name for name in names if name not in self._kept]
         if missing:
             self._kept.update(read(self.connection, missing))
@@ -102,13 +99,13 @@ class Counters:
 
 def read(connection: Connection, names: Iterable[str]) -> dict[str, Counter]:
     """The counters that there are, by name."""
-    found: dict[str, Counter] = {}
-    wanted = list(names)
-    for begin in range(0, len(wanted), _AT_A_TIME):
-        some = wanted[begin : begin + _AT_A_TIME]
-        for name, identity, packed, raised_bucket, raised in connection.execute(_select(len(some)), some):
-            found[name] = Counter(identity, Tally(packed), raised_bucket, raised)
-    return found
+    return {
+        name: Counter(identity, Tally(packed), raised_bucket, raised)
+        for name, identity, packed, raised_bucket, raised in select_in(connection, _BY_NAME, list(names))
+    }
+
+
+_BY_NAME: Final = "SELECT name, id, tally, raised_bucket, raised FROM counters WHERE name"
 
 
 def opened(counters: dict[str, Counter], charges: tuple[Charge, ...], now_ns: int) -> dict[str, Account]:
@@ -121,12 +118,6 @@ def opened(counters: dict[str, Counter], charges: tuple[Charge, ...], now_ns: in
         raised = counter.raised if counter.raised_bucket == bucket else 0
         result[name] = Account(counter.id, window, tally, amount, bucket, used, raised)
     return result
-
-
-@lru_cache(maxsize=_AT_A_TIME)
-def _select(names: int) -> str:
-    # Only the number of parameters is built into the text, never a name.
-    return f"SELECT name, id, tally, raised_bucket, raised FROM counters WHERE name IN ({', '.join('?' * names)})"  # noqa: S608
 
 
 def _row(account: Account, now_ns: int) -> tuple[int, bytes]:

@@ -4,7 +4,6 @@ commits."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -20,7 +19,7 @@ from authz.quota.ledger import (
 from authz.quota.windows import Kind
 from authz.store import accounts, tallies
 from authz.store.accounts import Line
-from authz.store.database import Connection
+from authz.store.database import Connection, select_in
 
 STATES: Final = (State.PENDING, State.SETTLED, State.VOIDED, State.EXPIRED, State.CORRECTED)
 ENTRIES: Final = ("reserve", "settle", "void", "expire", "correct")
@@ -59,22 +58,9 @@ def overdue(connection: Connection, now_ns: int, at_most: int) -> list[str]:
 
 def find(connection: Connection, reservation_ids: Sequence[str]) -> tuple[Reservation | None, ...]:
     """In the order of the ids."""
-    found: dict[str, Reservation] = {}
-    for begin in range(0, len(reservation_ids), _AT_A_TIME):
-        some = reservation_ids[begin : begin + _AT_A_TIME]
-        for row in connection.execute(_select(len(some)), some):
-            found[row[0]] = _reservation(*row)
+    statement = "SELECT id, state, created_ns, deadline_ns, body FROM reservations WHERE id"
+    found = {row[0]: _reservation(*row) for row in select_in(connection, statement, reservation_ids)}
     return tuple([found.get(each) for each in reservation_ids])
-
-
-_AT_A_TIME: Final = 256
-
-
-@lru_cache(maxsize=_AT_A_TIME)
-def _select(ids: int) -> str:
-    # Only the number of parameters is built into the text.
-    columns = "id, state, created_ns, deadline_ns, body"
-    return f"SELECT {columns} FROM reservations WHERE id IN ({', '.join('?' * ids)})"  # noqa: S608  # as said
 
 
 def find_by_request(connection: Connection, request_id: str) -> Reservation | None:

@@ -84,8 +84,7 @@ class RedisStore:
     def end_many(self, endings: Sequence[Ending], now_ns: int) -> tuple[Change, ...]:
         """Each as by `settle` or `void`, in order, in one call: what was reported together shares its cost."""
         for each in endings:
-            if each.actual is not None:
-                accounts.check_actual(each.actual)
+            accounts.check_ending(each)
         return ledger.end(self._server, endings, self._moment(now_ns))
 
     def expire(self, now_ns: int, at_most: int) -> tuple[Change, ...]:
